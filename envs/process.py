@@ -30,6 +30,7 @@ from .concurrency.cancellation import (
     wait_for_shielded,
     wait_shielded,
 )
+from .concurrency.disk_hangs import DiskHangs
 from .concurrency.disk_threads import disk_in_use
 from .errors import MachineShort
 from .handed_over import HandedOver
@@ -45,7 +46,7 @@ MAX_STDOUT: Final = 32 * 1024 * 1024
 
 #: The guard's exit status if the working directory is missing.
 _NO_FOLDER: Final = 113
-#: From SIGKILL to a command's exit, and where the disk is known to hang.
+#: How long a killed command may take to exit: usually, and once the disk is known to hang.
 _EXIT_S: Final = 10.0
 _HANGING_EXIT_S: Final = 0.5
 
@@ -220,11 +221,17 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     if process.stdin is not None:
         process.stdin.close()
     exited = asyncio.ensure_future(process.wait())
-    limit_s = _HANGING_EXIT_S if disk_in_use().hangs else _EXIT_S
-    await asyncio.wait({exited}, timeout=limit_s)
+    try:
+        await disk_in_use().unless_it_hangs(_one_exits(exited, _EXIT_S))
+    except DiskHangs:
+        await _one_exits(exited, _HANGING_EXIT_S)
     if exited.cancel():
         # The process waits for a disk that hangs, and exits only when the disk answers.
-        _log.warning("process %d does not exit within %g s of its SIGKILL", process.pid, limit_s)
+        _log.warning("process %d does not exit after its SIGKILL", process.pid)
     # Pipes that were not read to their end would stay open until Python 3.10 collects them.
     process._transport.close()  # type: ignore[attr-defined]  # there is no public way
     await asyncio.sleep(0)
+
+
+async def _one_exits(exited: asyncio.Future[int], limit_s: float) -> None:
+    await asyncio.wait({exited}, timeout=limit_s)

@@ -111,12 +111,10 @@ class Quota:
 
     async def _evict(self, more: int) -> Evicted:
         evictor = self._open_store.evictor
-        usage = await run_in_thread(evictor.usage)
-        if not evictor.over(usage, more) and not evictor.limits.max_age_s:
+        if not await run_in_thread(evictor.is_over, more) and not evictor.limits.max_age_s:
             return Evicted()
         evicted = await run_in_thread(evictor.run, reserve=more)
-        usage = await run_in_thread(evictor.usage)
-        if not evictor.over(usage, more):
+        if not await run_in_thread(evictor.is_over, more):
             return evicted
         return replace(evicted, cache_cleaned=await self.clean_cache())
 
@@ -161,7 +159,7 @@ class Quota:
             began = time.monotonic()
             more = sum(self._coming.values())
             try:
-                if evictor.over(await run_in_thread(evictor.usage), more):
+                if await run_in_thread(evictor.is_over, more):
                     await run_in_thread(evictor.run, reserve=more)
             except OSError as error:
                 _log.warning("eviction failed: %s", error)

@@ -183,6 +183,10 @@ class Evictor:
             return True
         return self._free() + gain < limits.min_free + (reserve if limits.min_free else 0)
 
+    def is_over(self, reserve: int) -> bool:
+        """Whether a limit is passed with so many bytes more, as the store is now."""
+        return self.over(self.usage(), reserve)
+
     def reserve(self) -> int:
         """Return the estimated bytes of the next environment: those of the largest one.
 

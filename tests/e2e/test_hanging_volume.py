@@ -148,6 +148,28 @@ def test_a_server_starts_while_its_volume_hangs(world: World, volume: HangingVol
     assert "environments go to local disk" in server.log()
 
 
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("mode", ["archive", "volume"])
+@pytest.mark.parametrize("step", ["compile", "install"])
+def test_a_server_that_builds_stops_although_its_volume_begins_to_hang(
+    world: World, volume: HangingVolume, mode: str, step: str
+) -> None:
+    world.watch_uv()
+    with world.server(FLASHPOOL_ENV_MODE=mode) as server, ThreadPoolExecutor(2) as threads:
+        value(server.execute(ALPHA, dependencies=["alpha==1.0"]))
+        before = len(world.uv_runs(step))
+        with world.holding(step):
+            asked = [["beta==1.0"], ["alpha==2.0"]]
+            calls = [threads.submit(server.execute, ADD, 2, 3, dependencies=one) for one in asked]
+            until(lambda: len(world.uv_runs(step)) > before)
+            volume.hang()
+        # Before anybody has noticed: what is asked of the volume now waits for an answer.
+        until(lambda: server.http.get("/ping").status_code == 200)
+        exits_in_time(server)
+        for call in calls:  # an answer, or a connection that was closed
+            call.exception()
+
+
 def test_a_volume_that_answers_again_is_used_again(
     world: World, volume: HangingVolume, tmp_path: Path
 ) -> None:

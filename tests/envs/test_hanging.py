@@ -1,6 +1,8 @@
 """Whatever is asked of a volume that hangs, the process that asks could still exit."""
 
+import asyncio
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from flashpool.envs import process
 from flashpool.envs.archives.archive import _writing
 from flashpool.envs.building.virtualenv import make_virtualenv
+from flashpool.envs.concurrency.disk_threads import DiskThreads
+from flashpool.envs.concurrency.volume_watch import VolumeWatch
 from flashpool.envs.store import apart, manifest
 from flashpool.envs.store.claims import Claims
 from flashpool.envs.store.copies import Copies
@@ -17,7 +22,9 @@ from flashpool.envs.store.eviction import sweep
 from flashpool.envs.store.layout import Store, read_json, write_json
 from flashpool.envs.store.liveness import Liveness
 from flashpool.envs.store.volume_files import Folder
+from support.hanging_file import HangingFile
 from support.hanging_volume import HangingVolume, hanging_volume
+from support.waiting import until
 
 DIGEST = "a" * 40
 
@@ -37,6 +44,12 @@ def write(path: Path) -> None:
 def read(folder: Folder) -> None:
     with folder.reading("large", 100) as file:
         file.read()
+
+
+def waits_for_a_volume(task: Path) -> bool:
+    """Whether a thread stands still in the file system."""
+    place = (task / "wchan").read_text()
+    return "fuse" in place or place == "request_wait_answer"
 
 
 def test_no_thread_of_ours_waits_in_the_file_system(volume: HangingVolume) -> None:
@@ -66,11 +79,7 @@ def test_no_thread_of_ours_waits_in_the_file_system(volume: HangingVolume) -> No
         thread.start()
     time.sleep(0.5)  # for as long as it hangs nothing comes about that could be waited for
     waiting = {thread.name for thread in threads if thread.is_alive()}
-    held = [
-        place
-        for task in Path("/proc/self/task").iterdir()
-        if "fuse" in (place := (task / "wchan").read_text()) or place == "request_wait_answer"
-    ]
+    held = [task for task in Path("/proc/self/task").iterdir() if waits_for_a_volume(task)]
     volume.go_on()
     for thread in threads:
         thread.join(60)
@@ -78,3 +87,37 @@ def test_no_thread_of_ours_waits_in_the_file_system(volume: HangingVolume) -> No
     assert held == []
     assert not [thread for thread in threads if thread.is_alive()]
     assert os.path.exists(volume.behind / "flashpool" / "archive")
+
+
+def test_a_command_is_left_to_a_volume_that_is_found_to_hang_after_its_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_EXIT_S", 600.0)
+    volume = HangingFile(tmp_path / "volume")
+    watch = VolumeWatch(tmp_path, limit_s=600.0)
+    watch.check()
+    assert watch._asker is not None
+    asker = watch._asker.pid
+    os.kill(asker, signal.SIGSTOP)  # as if the volume did not answer
+    disk = DiskThreads("volume", watch=watch)
+
+    async def main() -> None:
+        with disk.chosen():
+            command = ["test", "-e", volume.file]
+            running = asyncio.ensure_future(process.run(command, environment={}))
+        await until(lambda: volume.waiting)
+        running.cancel()
+        await asyncio.wait({running}, timeout=0.2)
+        assert not watch.hangs
+        watch.limit_s = 0.1
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert watch.hangs
+
+    try:
+        asyncio.run(main())
+    finally:
+        os.kill(asker, signal.SIGCONT)
+        volume.release()
+        watch.stop()
+        volume.close()

@@ -6,16 +6,25 @@ import errno
 import os
 import subprocess
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flashpool.envs import DiskFull, Environments, QuotaReached, Spec, StoreUnavailable, operations
+from flashpool.envs import (
+    DiskFull,
+    Environments,
+    QuotaReached,
+    ResolutionFailed,
+    Spec,
+    StoreUnavailable,
+    operations,
+)
 from flashpool.envs.building import builder, spare_virtualenvs, speculation
 from flashpool.envs.resolving import base_stubs
-from flashpool.envs.store import claims, layout, manifest
+from flashpool.envs.store import apart, claims, layout, manifest
 from support import wants
 from support.waiting import until
 
@@ -208,7 +217,7 @@ def test_a_commit_is_kept_in_the_lock(
 #: What asks a disk.
 _ASKING = {
     Path: "is_file is_dir exists stat lstat mkdir touch unlink rename read_text write_text open",
-    os: "listdir stat lstat utime readlink open scandir unlink rename",
+    os: "listdir stat lstat statvfs utime readlink open scandir unlink rename",
     os.path: "isfile isdir exists",
 }
 
@@ -238,6 +247,39 @@ def test_no_disk_is_asked_on_the_event_loop(
                 for line in ("alpha", "beta", "alpha"):
                     (await environments.acquire(spec(line))).release()
                 await (await environments.open()).settled()
+
+    run(main())
+    assert asked == []
+
+
+@pytest.mark.parametrize("mode", ["volume", "archive"])
+@pytest.mark.parametrize("limits", [{"min_free_mb": 1}, {"quota_mb": 300, "max_age_s": 3600.0}])
+def test_no_stand_in_is_waited_for_on_the_event_loop(
+    limits: dict[str, Any], mode: str, setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the volume is one that may hang, each look at it may take for ever."""
+    asked: list[str] = []
+    real = apart._borrowed
+
+    def watched() -> Any:
+        if threading.current_thread() is threading.main_thread():
+            asked.append("".join(traceback.format_stack(limit=4)[:-1]))
+        return real()
+
+    monkeypatch.setattr(apart, "_roots", frozenset())
+    monkeypatch.setattr(apart, "_borrowed", watched)
+    apart.keep_apart(setup.volume)
+
+    async def main() -> None:
+        async with Environments(setup.settings(mode=mode, **limits)) as environments:
+            for line in ("alpha", "beta", "alpha", "alpha==1.0"):
+                with await environments.acquire(spec(line)) as lease:
+                    await environments.preloads(lease.digest)
+            provider = await environments.open()
+            await provider.settled()
+            await provider.evict_unused()
+            with pytest.raises(ResolutionFailed):
+                await environments.acquire(spec("alpha==9.0"))
 
     run(main())
     assert asked == []
