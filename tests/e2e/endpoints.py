@@ -24,7 +24,8 @@ UVICORN: Final = (sys.executable, "-m", "uvicorn", "lb_handler:app", "--port", "
 def repack(found: metadata.Distribution, folder: Path) -> None:
     """A wheel of what is installed somewhere: for an index without a network."""
     files = found.files or ()
-    (info,) = {file.parts[0] for file in files if file.name == "METADATA"}
+    # Some packages bring others, with their metadata, further down.
+    (info,) = (file.parts[0] for file in files if file.parts[1:] == ("METADATA",))
     lines = []
     wheel_name = f"{info.removesuffix('.dist-info')}-py3-none-any.whl"
     with zipfile.ZipFile(folder / wheel_name, "w") as wheel:
