@@ -27,6 +27,7 @@ from bench import (  # noqa: E402 - found only now
     pool_rows,
     queue_rows,
     resident_rows,
+    watched_rows,
 )
 from bench.context import Bench  # noqa: E402
 from bench.figures import Failed, Row, keep, machine, show  # noqa: E402
@@ -36,6 +37,7 @@ from rich.console import Console  # noqa: E402
 ROWS: dict[str, Callable[[Bench], Row | list[Row]]] = {
     "throughput": http_rows.throughput,
     "latency": http_rows.latency,
+    "watched": watched_rows.cost,
     "python-calls": call_rows.counts,
     "map": pool_rows.maps,
     "resident": resident_rows.calls,
