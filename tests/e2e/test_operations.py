@@ -2,11 +2,16 @@
 
 import json
 import re
+import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
 import yaml
+from e2e.server import request, serving, until
 
 from flashpool.frontends.admin.metrics import render
 from flashpool.frontends.settings.table import FILE, table, variable
@@ -77,14 +82,54 @@ def test_prometheus_finds_nothing_to_say_about_the_metrics() -> None:
 
 def test_nginx_takes_its_page(tmp_path: Path) -> None:
     nginx = wants.program("nginx")
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    paths = " ".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in kinds)
-    page = tmp_path / "nginx.conf"
-    page.write_text(
-        f"pid {tmp_path}/pid; error_log stderr; events {{}}\n"
-        f"http {{ access_log off; {paths} include {FOLDER}/nginx.conf; }}\n"
-    )
+    page = nginx_page(tmp_path, FOLDER / "nginx.conf")
     assert "test is successful" in run(nginx, "-t", "-c", str(page))
+
+
+def nginx_page(folder: Path, included: Path) -> Path:
+    """A whole configuration, which includes that; all that nginx writes is in the folder."""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+    page = folder / "nginx.conf"
+    page.write_text(
+        f"pid {folder}/pid; error_log stderr; events {{}}\n"
+        f"http {{ access_log off; {paths} include {included}; }}\n"
+    )
+    return page
+
+
+@pytest.fixture
+def through_nginx(tmp_path: Path) -> Iterator[httpx.Client]:
+    """A client of a server behind an nginx that has the page, with ports that are free here."""
+    nginx = wants.program("nginx")
+    with serving(tmp_path, FLASHPOOL_SLOTS="2") as server, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        taken.close()
+        text = (FOLDER / "nginx.conf").read_text("utf-8")
+        text = text.replace("127.0.0.1:8000", server.url.removeprefix("http://"))
+        (tmp_path / "page.conf").write_text(text.replace("listen 8080", f"listen 127.0.0.1:{port}"))
+        page = nginx_page(tmp_path, tmp_path / "page.conf")
+        process = subprocess.Popen([nginx, "-c", page, "-g", "daemon off; master_process off;"])
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60)
+        try:
+            until(lambda: client.get("/ping").status_code == 200)
+            yield client
+        finally:
+            client.close()
+            process.terminate()
+            process.wait(30)
+
+
+def test_calls_go_through_nginx_with_its_page(through_nginx: httpx.Client) -> None:
+    answer = through_nginx.post("/execute", json=request("def f(): return 'x' * 1000000")).json()
+    assert len(answer["json_result"]) == 1_000_000
+    # A body of more than nginx's own default, and of less than the server's limit.
+    large = request("def f(text): return len(text)", "x" * (20 << 20))
+    assert through_nginx.post("/execute", json=large).json()["json_result"] == 20 << 20
+    # nginx answers neither for a server that is there, nor in place of the server's own refusal.
+    refused = through_nginx.post("/execute", content=b"{")
+    assert (refused.status_code, refused.json()["error_type"]) == (422, "InvalidRequest")
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
