@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from .telemetry.tracing import Tracing
 
 
-def make_service(settings: Settings, result_limit: int) -> Service:
-    """``result_limit``: bytes of an encoded result that an answer takes."""
+def make_service(
+    settings: Settings, result_limit: int, result_setting: str = "FLASHPOOL_RESULT_LIMIT_MB"
+) -> Service:
+    """``result_limit``: bytes of an encoded result that an answer takes; and what sets that."""
     # A client that is less patient than a build takes finds the environment when it comes again.
     environments = replace(settings.to_env_settings(), builds_go_on=True)
     pool = Supervisor(settings.to_pool_config(), environments)
@@ -35,6 +37,7 @@ def make_service(settings: Settings, result_limit: int) -> Service:
     return Service(
         pool,
         result_limit=result_limit,
+        result_setting=result_setting,
         concurrency=settings.instance_concurrency,
         ceilings=Ceilings.of(settings),
         adapters=[sdk],

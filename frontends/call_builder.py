@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from flashpool.envs import Spec
@@ -60,9 +61,10 @@ def trace_of(request: FunctionRequest) -> dict[str, str]:
 class Defaults:
     """The values used for fields that a request leaves out."""
 
-    def __init__(self, *, result_limit: int | None, concurrency: int) -> None:
-        self.result_limit = result_limit
-        self._limits = CallLimits(result_bytes=result_limit)
+    def __init__(
+        self, *, result_limit: int | None, concurrency: int, result_setting: str = ""
+    ) -> None:
+        self._limits = CallLimits(result_bytes=result_limit, result_setting=result_setting)
         #: Calls of an instance's async methods that run together.
         self._concurrency = concurrency
         self._sources = Sources()
@@ -102,11 +104,11 @@ class Defaults:
         )
 
     def _limits_of(self, request: FunctionRequest) -> CallLimits:
-        return CallLimits(
+        return replace(
+            self._limits,
             run_s=request.timeout_s,
             soft_s=request.soft_timeout_s,
             memory_mb=request.memory_mb,
-            result_bytes=self.result_limit,
         )
 
     def _want(self, request: FunctionRequest, code: object) -> InstanceRequest | None:

@@ -73,6 +73,7 @@ class Service:
         pool: Backend,
         *,
         result_limit: int | None,
+        result_setting: str = "",
         concurrency: int = 1,
         ceilings: Ceilings | None = None,
         adapters: Sequence[CallAdapter] = (),
@@ -81,13 +82,18 @@ class Service:
         tracing: Tracing | None = None,
         news: InstanceNews | None = None,
     ) -> None:
-        """``logged_bytes_a_second``: of what a call writes, so much is repeated in the log."""
+        """``result_setting``: the setting that sets ``result_limit``, for messages.
+
+        ``logged_bytes_a_second``: of what a call writes, so much is repeated in the log.
+        """
         #: None: calls are not traced.
         self.tracing = tracing
         self.pool = pool
         self._adapters = tuple(adapters)
         self._ceilings = ceilings or None  # nothing to check, as mostly
-        self._defaults = Defaults(result_limit=result_limit, concurrency=concurrency)
+        self._defaults = Defaults(
+            result_limit=result_limit, result_setting=result_setting, concurrency=concurrency
+        )
         #: The response of a call that ended.
         self.answer: Callable[[Outcome], Answer] = partial(
             responses.of_outcome, result_limit=result_limit

@@ -48,8 +48,9 @@ class CallLimits:
     queue_s: float | None = None
     #: Mebibytes of memory of the call's whole process tree.
     memory_mb: int | None = None
-    #: Bytes of encoded result.
+    #: Bytes of encoded result; and the setting that sets this limit, for messages.
     result_bytes: int | None = None
+    result_setting: str = ""
     #: Seconds that finding its environment and running may take together. The environment's
     #: time is then taken from ``run_s``, which is given as well.
     build_and_run_s: float | None = None
@@ -62,6 +63,7 @@ class CallLimits:
             queue_s=defaults.queue_s if self.queue_s is None else self.queue_s,
             memory_mb=defaults.memory_mb if self.memory_mb is None else self.memory_mb,
             result_bytes=defaults.result_bytes if self.result_bytes is None else self.result_bytes,
+            result_setting=self.result_setting or defaults.result_setting,
         )
 
     def after_build(self, seconds: float) -> CallLimits:

@@ -117,9 +117,10 @@ class Queue:
                 self._admin_socket.close()
 
     def _open(self) -> tuple[JobRunner, Admin | None]:
-        from .worker import result_limit
+        from .worker import result_limit, result_setting
 
-        service = make_service(self._settings, result_limit(self._settings))
+        settings = self._settings
+        service = make_service(settings, result_limit(settings), result_setting(settings))
         sock = self._admin_socket
         served = replace(Served.of(service, self._settings, "queue"), jobs=self._jobs)
         admin = None if sock is None else Admin(served, sock)

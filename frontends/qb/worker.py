@@ -232,6 +232,13 @@ def result_limit(settings: Settings) -> int:
     return report_limit(settings) - _RESERVE
 
 
+def result_setting(settings: Settings) -> str:
+    """The setting that `result_limit` follows from."""
+    if settings.result_spill and spill_folder(settings) is not None:
+        return "FLASHPOOL_SPILL_LIMIT_MB"
+    return "FLASHPOOL_JOB_RESULT_LIMIT_MB"
+
+
 def spill_of(settings: Settings) -> Spill | None:
     """Return where large results are written, if they may be."""
     if not settings.result_spill:

@@ -114,7 +114,7 @@ KINDS: Final = {
         error_type="ResultTooLarge",
         cause="ResultTooLarge",
         logged="the answer may hold 1048576",
-        evidence="the answer may hold 1048576",
+        evidence="FLASHPOOL_RESULT_LIMIT_MB sets the limit",
     ),
     "cancelled": Kind(
         code="def stopped():\n    import time\n    time.sleep(60)",

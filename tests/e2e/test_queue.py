@@ -275,6 +275,7 @@ def test_a_result_larger_than_the_platform_takes(platform: Platform) -> None:
     record = run(platform, "def f(): return 'x' * 11_000_000")
     assert failure(record) == "ResultTooLarge"
     assert "FLASHPOOL_RESULT_SPILL" in (record.error or "")
+    assert "FLASHPOOL_JOB_RESULT_LIMIT_MB sets the limit" in (record.error or "")
     assert record.output["details"]["size"] > 11_000_000
 
 

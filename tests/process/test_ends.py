@@ -84,6 +84,14 @@ def test_a_result_beyond_the_limit_says_both_sizes(live):
     assert 4000 < outcome.details["size"] < 5000, "of the 3000 bytes in base64"
 
 
+def test_a_result_beyond_the_limit_names_the_setting(live):
+    code = "def f(): return b'x' * 3000"
+    limits = {"result_bytes": 1000, "result_setting": "FLASHPOOL_X_MB"}
+    assert live.call(code, **limits).error.endswith(" FLASHPOOL_X_MB sets the limit.")
+    raised = "def f():\n    class ResultTooLarge(Exception): pass\n    raise ResultTooLarge('mine')"
+    assert "FLASHPOOL_X_MB" not in live.call(raised, **limits).error
+
+
 @pytest.mark.parametrize(
     "loops",
     [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from flashpool.envs.import_names import providers_of
 from flashpool.pool import exit_causes
@@ -39,7 +41,7 @@ def answered(
         )
     return Outcome(
         error_type=meta.more["error_type"],
-        error=meta.more["error"],
+        error=_error(running, meta.more),
         exception=frame.body or None,
         details=meta.more.get("details", {}),
         from_user=meta.more.get("user", False),
@@ -48,6 +50,15 @@ def answered(
         instance=instance,
         warnings=warnings,
     )
+
+
+def _error(running: ActiveCall, more: Mapping[str, Any]) -> str:
+    """The worker's message; its process does not know which setting has limited its result."""
+    error: str = more["error"]
+    setting = running.limits.result_setting
+    if more["error_type"] == "ResultTooLarge" and not more.get("user") and setting:
+        return f"{error} {setting} sets the limit."
+    return error
 
 
 def told(outcome: Outcome, remedy: str) -> str:
