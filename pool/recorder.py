@@ -49,7 +49,8 @@ class Recorder:
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.calls = 0
-        self.refused = 0
+        #: Calls that were refused for a full queue, by what they would have waited for.
+        self.refused: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self._failures: deque[FailureStats] = deque(maxlen=FAILURES)
         self._phases = {name: Histogram() for name in PHASES}

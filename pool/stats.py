@@ -27,6 +27,16 @@ class ShortageStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaitStats:
+    """Calls that wait for one kind of thing."""
+
+    depth: int
+    oldest_age_s: float | None
+    #: Calls that were refused because too many waited already, since the start.
+    refused: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:
     """Calls that wait."""
 
@@ -34,6 +44,9 @@ class QueueStats:
     limit: int | None
     oldest_age_s: float | None
     refused: int
+    #: By what they wait for: ``environment`` (not among the depth above), ``start`` of an
+    #: interpreter, ``slot``, ``gpu``, ``instance``.
+    by_phase: dict[str, WaitStats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

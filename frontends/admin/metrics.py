@@ -123,6 +123,14 @@ def _calls(stats: StatsDocument, exemplars: Exemplars) -> Iterator[Metric]:
         "queue_oldest_age_seconds", "Seconds that the oldest waiting call has waited.", oldest
     )
     yield _count("queue_refused", "Calls refused because the queue was full.", queue.refused)
+    depths = [(phase, one.depth) for phase, one in queue.by_phase.items()]
+    yield _gauges("calls_waiting", "Calls that wait, by what they wait for.", "phase", depths)
+    ages = [(phase, one.oldest_age_s or 0.0) for phase, one in queue.by_phase.items()]
+    what = "How long the oldest call waits, by what calls wait for."
+    yield _gauges("calls_waiting_oldest_age_seconds", what, "phase", ages)
+    refused = [(phase, one.refused) for phase, one in queue.by_phase.items()]
+    what = "Calls refused because too many waited, by what these waited for."
+    yield _counts("calls_refused", what, "phase", refused)
     what = "Calls that ended, by outcome."
     yield _counts("calls", what, "outcome", stats.outcomes.items())
     family = HistogramMetricFamily(

@@ -63,7 +63,7 @@ from .commands import (
 )
 from .slots import Slots
 from .time_slicing import TimeSlicing
-from .wait_queue import WaitQueue
+from .wait_queue import Wait, WaitQueue
 from .zygote_lifecycle import ZygoteLifecycle
 from .zygote_table import ZygoteTable
 
@@ -370,9 +370,9 @@ class Scheduler:
         """Calls that wait."""
         return len(self._wait_queue.calls)
 
-    def waiting_since(self) -> float | None:
-        """Return when the oldest waiting call arrived."""
-        return self._wait_queue.since
+    def waits(self) -> dict[str, list[Wait]]:
+        """Return the waiting calls by what they wait for."""
+        return self._wait_queue.waits
 
     def knows(self, key: ZygoteKey) -> bool:
         """Return whether a zygote runs, or may be started again."""

@@ -11,7 +11,7 @@ exactly while that zygote can fork. One that is still starting keeps no device f
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from flashpool.pool.gpus.table import GpuTable
 
@@ -19,6 +19,14 @@ from .commands import ZygoteKey
 from .zygote_table import ZygoteRow, ZygoteTable
 
 _Since = TypeVar("_Since", float, tuple[float, int])
+
+
+class Wait(NamedTuple):
+    """Calls that wait for one thing."""
+
+    number: int
+    #: When the oldest one came.
+    since: float
 
 
 class WaitQueue:
@@ -96,9 +104,18 @@ class WaitQueue:
                 self._gpus.withdraw(call)
 
     @property
-    def since(self) -> float | None:
-        """Return when the oldest of all calls arrived."""
-        return min((zygote.since for zygote in self._zygote_table if zygote.needed), default=None)
+    def waits(self) -> dict[str, list[Wait]]:
+        """Return the waiting calls by what they wait for: ``start`` of an interpreter, ``slot``, ``gpu``."""
+        found: dict[str, list[Wait]] = {"start": [], "slot": [], "gpu": []}
+        for zygote in self._zygote_table:
+            up = zygote.can_fork
+            if zygote.waiting:
+                since = next(iter(zygote.waiting.values()))
+                found["slot" if up else "start"].append(Wait(len(zygote.waiting), since))
+            if zygote.for_gpus:
+                since, _ = next(iter(zygote.for_gpus.values()))
+                found["gpu" if up else "start"].append(Wait(len(zygote.for_gpus), since))
+        return found
 
 
 def _in_order(calls: dict[int, _Since]) -> dict[int, _Since]:

@@ -123,6 +123,13 @@ class Provisioning:
         """Calls that wait."""
         return len(self._waiting)
 
+    @property
+    def oldest_age_s(self) -> float | None:
+        """Seconds that the oldest of them has waited."""
+        for call_id, question in self._waiting.items():
+            return round(time.monotonic() - question.calls[call_id].since, 3)
+        return None
+
     def stores(self) -> list[StoreStats]:
         """Return the state of each open store."""
         return self._environments.stores()
@@ -134,6 +141,7 @@ class Provisioning:
             Overloaded: too many wait.
         """
         if self._limit is not None and len(self._waiting) >= self._limit:
+            self._recorder.refused["environment"] += 1
             raise Overloaded(
                 "too many requests are waiting for their environments", retry_after_s=5
             )

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flashpool.pool._child import processes
 from flashpool.pool.residents.runner import ResidentRunner
 from flashpool.pool.residents.states import Instance
+from flashpool.pool.scheduling.wait_queue import Wait
 from flashpool.pool.stats import (
     CallStats,
     InstanceStats,
     PoolStats,
     QueueStats,
     SlotStats,
-    StoreStats,
     StuckStats,
+    WaitStats,
     ZygoteStats,
 )
 from flashpool.pool.workers.ends import stuck
@@ -25,29 +26,26 @@ from flashpool.pool.workers.zygote import ZygoteProcess
 
 from .components import Components
 
+if TYPE_CHECKING:
+    from .provisioning import Provisioning
+
 #: Calls and modules listed at most.
 _CALLS: Final = 1000
 _MODULES: Final = 100
 
 
 def of_pool(
-    components: Components, stores: list[StoreStats], *, ready: bool, draining: bool
+    components: Components, provisioning: Provisioning | None, *, ready: bool, draining: bool
 ) -> PoolStats:
     """The pool as it is now."""
     scheduler, residents, recorder = components.scheduler, components.residents, components.recorder
     now = components.now()
-    oldest = scheduler.waiting_since()
     return PoolStats(
         ready=ready,
         unfit=components.gpus.not_ready_reason or None,
         draining=draining,
         slots=SlotStats(total=components.config.slots, busy=scheduler.busy),
-        queue=QueueStats(
-            depth=scheduler.waiting + residents.table.waiting - len(residents.loading),
-            limit=components.config.queue_limit,
-            oldest_age_s=None if oldest is None else round(now - oldest, 3),
-            refused=recorder.refused,
-        ),
+        queue=_queue(components, provisioning, now),
         shortages=components.shortages.stats(),
         gpus=components.gpus.stats(),
         zygotes=[_zygote(one, components) for one in components.zygote_set],
@@ -65,7 +63,47 @@ def of_pool(
         recent_failures=recorder.failures(),
         exits=recorder.exits(len(components.exits)),
         supervisor=recorder.supervisor(),
-        stores=stores,
+        stores=[] if provisioning is None else provisioning.stores(),
+    )
+
+
+def _queue(components: Components, provisioning: Provisioning | None, now: float) -> QueueStats:
+    scheduler, table = components.scheduler, components.residents.table
+    refused = components.recorder.refused
+    waits = scheduler.waits()
+    waits["instance"] = [
+        Wait(len(one.waiting), next(iter(one.waiting.values())).since)
+        for one in table
+        if one.waiting
+    ]
+    phases = {}
+    for phase, found in waits.items():
+        since = min((one.since for one in found), default=None)
+        depth = sum(one.number for one in found)
+        if phase == "instance":
+            # The first call of each that is to be made waits as the worker that makes it.
+            depth -= len(components.residents.loading)
+        phases[phase] = _wait(depth, None if since is None else now - since, refused[phase])
+    ages = [one.oldest_age_s for one in phases.values() if one.oldest_age_s is not None]
+    in_pool = sum(one.depth for one in phases.values())
+    unprovided, age = 0, None
+    if provisioning is not None:
+        unprovided, age = len(provisioning), provisioning.oldest_age_s
+    phases["environment"] = _wait(unprovided, age, refused["environment"])
+    return QueueStats(
+        depth=in_pool,
+        limit=components.config.queue_limit,
+        oldest_age_s=max(ages, default=None),
+        refused=sum(refused.values()),
+        by_phase=phases,
+    )
+
+
+def _wait(depth: int, age_s: float | None, refused: int) -> WaitStats:
+    if depth <= 0:
+        return WaitStats(depth=0, oldest_age_s=None, refused=refused)
+    return WaitStats(
+        depth=depth, oldest_age_s=None if age_s is None else round(age_s, 3), refused=refused
     )
 
 

@@ -263,9 +263,8 @@ class Supervisor:
 
     def stats(self) -> PoolStats:
         """The pool as it is now."""
-        stores = self._provisioning.stores() if self._provisioning is not None else []
         return stats_snapshot.of_pool(
-            self._components, stores, ready=self.ready, draining=self.draining
+            self._components, self._provisioning, ready=self.ready, draining=self.draining
         )
 
     # Calls.

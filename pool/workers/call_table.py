@@ -103,8 +103,10 @@ class CallTable:
         """Remove a call that was not accepted; its sink is not notified. Only a full queue is
         counted.
         """
-        del self._calls[call_id]
-        self._recorder.refused += full
+        call = self._calls.pop(call_id)
+        if full:
+            waits_for = "slot" if call.call.want is None else "instance"
+            self._recorder.refused["gpu" if call.gpus_wanted else waits_for] += 1
 
     def waits(self, call_id: int) -> None:
         """Limit the wait of a call that was offered to the scheduler, if it has not

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from e2e.server import FLASHPOOL, report, request, until
+from e2e.server import FLASHPOOL, Server, report, request, until
 from e2e.world import VERSION, World, processes_with
 
 
@@ -51,6 +51,23 @@ def test_built_once_then_remembered(world: World) -> None:
         answer = other.execute(VERSION, dependencies=["alpha==1.0"])
         assert answer["receipt"]["environment_origin"] == "disk", report(answer)
         assert answer["receipt"]["preloaded"], "what was imported before is there at once"
+
+
+def test_calls_that_wait_are_counted_by_what_they_wait_for(world: World) -> None:
+    world.watch_uv()
+    with world.server() as server, ThreadPoolExecutor(1) as thread:
+        with world.holding("compile"):
+            answer = thread.submit(server.execute, VERSION, dependencies=["alpha==1.0"])
+            queue = until(lambda: _queue_with(server, "environment"))
+            assert queue["by_phase"]["environment"]["oldest_age_s"] >= 0
+            assert (queue["depth"], queue["oldest_age_s"]) == (0, None)
+        assert answer.result()["json_result"] == "1.0"
+        assert all(one["depth"] == 0 for one in server.stats()["queue"]["by_phase"].values())
+
+
+def _queue_with(server: Server, phase: str) -> Any:
+    queue = server.stats()["queue"]
+    return queue if queue["by_phase"][phase]["depth"] == 1 else None
 
 
 def test_versions_that_conflict_side_by_side(world: World) -> None:

@@ -102,7 +102,10 @@ def test_the_queue_is_bounded_for_instances_too(make_live: Make) -> None:
         begin(live, "c", "inc")
     with pytest.raises(Overloaded):
         begin(live, "a", "inc")
-    assert live.stats().queue.depth == 2
+    queue = live.stats().queue
+    assert queue.depth == sum(one.depth for one in queue.by_phase.values()) == 2
+    assert queue.by_phase["instance"].depth >= 1
+    assert (queue.refused, queue.by_phase["instance"].refused) == (2, 2)
     assert [value(call.wait()) for call in (busy, *waiting)] == [0, 1, 1]
 
 

@@ -383,9 +383,13 @@ def test_a_full_queue_refuses(make_live):
     waiting = [live.start(NEXT) for _ in range(2)]
     with pytest.raises(Overloaded, match="queue is full"):
         live.start(NEXT)
+    queue = live.stats().queue
+    assert queue.depth == queue.by_phase["slot"].depth == 2
+    assert queue.oldest_age_s == queue.by_phase["slot"].oldest_age_s is not None
     live.supervisor.cancel(blocker.id)
     assert all(one.wait().ok for one in waiting)
-    assert live.stats().queue.refused == 1
+    queue = live.stats().queue
+    assert queue.refused == queue.by_phase["slot"].refused == 1
 
 
 def test_an_instance_of_other_code_is_no_full_queue(live):

@@ -18,6 +18,7 @@ from flashpool.pool.stats import (
     RouteStats,
     SlotStats,
     StoreStats,
+    WaitStats,
 )
 
 GPU: Final = "GPU-11111111-2222-3333-4444-555555555555"
@@ -97,7 +98,16 @@ def document(recorder: Recorder) -> StatsDocument:
         unfit=None,
         draining=False,
         slots=SlotStats(total=4, busy=3),
-        queue=QueueStats(depth=7, limit=100, oldest_age_s=1.5, refused=recorder.refused),
+        queue=QueueStats(
+            depth=7,
+            limit=100,
+            oldest_age_s=1.5,
+            refused=3,
+            by_phase={
+                "slot": WaitStats(depth=7, oldest_age_s=1.5, refused=3),
+                "environment": WaitStats(depth=0, oldest_age_s=None, refused=0),
+            },
+        ),
         shortages=[],
         gpus=GpusStats(total=1, usable=0, waiting=2, driver="1", reason=None, devices=[gpu]),
         zygotes=[],

@@ -50,6 +50,11 @@ def test_the_counts_are_those_of_the_document(recorder: Recorder) -> None:
     assert found["flashpool_call_phase_seconds_bucket", (("le", "0.1"), run)] == 0
     assert found["flashpool_call_phase_seconds_sum", (run,)] == pytest.approx(24 * 0.2)
     assert found["flashpool_gpu_quarantined", (("gpu", GPU),)] == 1
+    slot, environment = (("phase", "slot"),), (("phase", "environment"),)
+    assert found["flashpool_calls_waiting", slot] == 7
+    assert found["flashpool_calls_waiting_oldest_age_seconds", slot] == 1.5
+    assert found["flashpool_calls_waiting_oldest_age_seconds", environment] == 0
+    assert found["flashpool_calls_refused_total", slot] == 3
 
 
 def test_gpus_show_their_health_and_mig_devices_share_that_of_their_gpu(

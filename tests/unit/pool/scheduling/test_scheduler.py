@@ -460,6 +460,22 @@ def test_a_zygote_that_starts_keeps_no_gpu_from_others_and_one_that_forks_does()
     assert scheduler.worker_ready(3, slow, 5.0)[0] == Dispatch(7, 3, ("GPU-0", "GPU-1"))
 
 
+def test_what_calls_wait_for():
+    slow = ZygoteKey("slow")
+    scheduler = up(SchedulerPolicy(slots=1), gpus(1))
+    assert scheduler.waits() == {"start": [], "slot": [], "gpu": []}
+    for worker in (1, 2):
+        scheduler.worker_ready(worker, BASE, 0.0)
+    scheduler.submitted(1, BASE, 1.0)
+    scheduler.submitted(2, BASE, 1.0, gpus=1)
+    scheduler.submitted(3, BASE, 2.0)
+    scheduler.submitted(4, BASE, 3.0)
+    scheduler.submitted(5, BASE, 4.0, gpus=1)
+    scheduler.submitted(6, slow, 5.0)
+    assert scheduler.waits() == {"start": [(1, 5.0)], "slot": [(2, 2.0)], "gpu": [(1, 4.0)]}
+    assert scheduler.waiting == 4
+
+
 def test_calls_for_gpus_wait_for_their_zygote_s_return_and_keep_their_place():
     scheduler = up(POLICY, gpus(1))
     scheduler.worker_ready(1, BASE, 0.0)
