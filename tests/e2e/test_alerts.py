@@ -51,7 +51,7 @@ def test_a_call_that_waits_too_long_fires_and_resolves(tmp_path: Path) -> None:
         scraping(tmp_path / "prometheus", server.admin, TOKEN) as prometheus,
         concurrent.futures.ThreadPoolExecutor(2) as callers,
     ):
-        assert len(prometheus.rules()) == 11
+        assert len(prometheus.rules()) == 12
         try:
             calls = [callers.submit(posted, server, STAYS, str(release)) for _ in range(2)]
             until(lambda: oldest(server) > 0)
