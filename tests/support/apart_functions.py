@@ -1,4 +1,4 @@
-"""Functions that another process calls, in tests of that."""
+"""Functions that another process calls, in tests of stand-ins."""
 
 import logging
 import os

@@ -12,13 +12,15 @@ from typing import Final
 from support.client import ROOT, client_python
 
 PROJECTS: Final = ROOT / "tests" / "e2e" / "projects"
-#: The Python that the artifacts are built for: the one that runs the tests.
+#: The Python for which artifacts are built: the one that runs the tests.
 PYTHON: Final = "{}.{}".format(*sys.version_info)
 _LIMIT_S: Final = 110
 
 
 def build_artifact(name: str, folder: Path) -> Path:
-    """Build one project in a directory of its own; without dependencies, so no index is asked."""
+    """Build one project in a directory of its own, without dependencies, so that no
+    index is asked.
+    """
     project = folder / name
     shutil.copytree(PROJECTS / name, project, ignore=shutil.ignore_patterns("__pycache__"))
     home = folder / "home"
@@ -37,7 +39,7 @@ def build_artifact(name: str, folder: Path) -> Path:
 
 
 def with_files(archive: Path, target: Path, files: dict[str, bytes]) -> Path:
-    """The same artifact with other files beside its own, or in their place."""
+    """Return the same artifact with further or replaced files."""
     with tarfile.open(archive) as old, tarfile.open(target, "w:gz", compresslevel=1) as new:
         for member in old:
             if member.name.removeprefix("./") not in files:

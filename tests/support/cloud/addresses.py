@@ -1,11 +1,11 @@
-"""Where everything is, and the variables that lead workers and clients there."""
+"""URLs of the stand-in, and the variables that lead workers and clients to it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Urls:
-    """Where everything is."""
+    """All URLs of the stand-in."""
 
     #: http://127.0.0.1:port
     base: str
@@ -27,7 +27,7 @@ class Urls:
 def pod_env(
     urls: Urls, endpoint: str, worker: str, *, key: str, ping_interval_s: int
 ) -> dict[str, str]:
-    """What the platform sets in a worker's container."""
+    """Return the variables that the platform sets in a worker's container."""
     at = f"{urls.data}/{endpoint}"
     return {
         "RUNPOD_ENDPOINT_ID": endpoint,
@@ -42,14 +42,14 @@ def pod_env(
         "RUNPOD_AI_API_KEY": key,
         # Stacked calls start here; the real platform needs no such variable.
         "RUNPOD_ENDPOINT_BASE_URL": urls.data,
-        # They need the internet, and much free memory.
+        # The checks need the internet, and much free memory.
         "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
         "RUNPOD_SKIP_GPU_CHECK": "true",
     }
 
 
 def client_env(urls: Urls, key: str) -> dict[str, str]:
-    """What leads the real client here."""
+    """Return the variables that lead the real client to the stand-in."""
     return {
         "RUNPOD_API_KEY": key,
         "RUNPOD_ENDPOINT_BASE_URL": urls.data,

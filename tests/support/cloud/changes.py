@@ -50,6 +50,6 @@ class Changes:
             while not (value := holds()):
                 left = end - time.monotonic()
                 assert left > 0, f"still not so after {seconds:g} s"
-                # What no request brings about (a process that ends) is looked at as well.
+                # Changes that no request causes (a process that ends) are looked for as well.
                 self._condition.wait(min(left, 0.05))
         return value

@@ -14,7 +14,7 @@ from support.cloud.records import Status
 from support.cloud.state import Endpoint
 
 SENTINEL: Final = "flash"
-#: What of a client's request reaches the worker.
+#: Fields of a client's request that reach the worker.
 _HANDED_ON: Final = ("input", "policy", "webhook", "s3Config")
 
 

@@ -1,7 +1,7 @@
-"""What a test can have the stand-in do wrong.
+"""Faults that a test can make the stand-in produce.
 
-A fault meets the next requests of its verb that match, `times` of them, or all of them within
-`for_s`; it is used up after that. Of several that match, the one scripted first acts.
+A fault hits the next matching requests of its verb, `times` of them, or all of them within `for_s`;
+after that it is used up. If several match, the one scripted first acts.
 
     Fault.answers("job-take", 429)                    once
     Fault.answers("job-done", 500, times=2)
@@ -19,14 +19,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One thing to do wrong; see the module."""
+    """A scripted fault; see the module."""
 
-    #: The verb of the URL; "job-take" means "job-take-batch" too. "duplicate" is no request: it
-    #: meets the handing out of a job.
+    #: The verb of the URL; "job-take" includes "job-take-batch". "duplicate" is not a request: it
+    #: hits the distribution of a job.
     on: str
-    #: How many requests it meets; None: any number.
+    #: How many requests it hits; None: any number.
     times: int | None = 1
-    #: How many that match pass before it acts.
+    #: How many matching requests pass before it acts.
     skip: int = 0
     #: It ends this long after it was scripted.
     for_s: float | None = None
@@ -39,7 +39,7 @@ class Fault:
     hang: bool = False
     #: Ends the connection without an answer.
     cut: bool = False
-    #: Answers this, instead of what is right.
+    #: Status of the answer, instead of the right one.
     status: int | None = None
     body: bytes = b""
     content_type: str = "application/json"
@@ -107,11 +107,11 @@ class Script:
         self._lines.clear()
 
     def holds(self, fault: Fault, now: float) -> bool:
-        """Whether it is in force still."""
+        """Return whether the fault is still in force."""
         return any(line.fault is fault and line.in_time(now) for line in self._lines)
 
     def meets(self, verb: str, *, job: str | None, worker: str | None, now: float) -> Fault | None:
-        """What befalls this request, if anything."""
+        """Return the fault that hits this request, if any."""
         for line in self._lines:
             if line.matches(verb, job, worker, now) and line.acts():
                 return line.fault
@@ -139,7 +139,7 @@ class _Line:
         return self._until is None or now < self._until
 
     def acts(self) -> bool:
-        """Counts the request; whether the fault is for it."""
+        """Count the request, and return whether the fault hits it."""
         if self.fault.times is not None and self._seen >= self.fault.skip + self.fault.times:
             return False
         self._seen += 1

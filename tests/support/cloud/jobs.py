@@ -25,9 +25,9 @@ from support.cloud.records import (
     Status,
 )
 
-#: It says "MB" of its limits, and not which: the smaller is safe.
+#: The platform states limits in "MB" without a definition: the smaller unit is safe.
 MB: Final = 1_000_000
-#: The platform's limits, for what is sent in and for the result.
+#: The platform's limits, for inputs and for results.
 RUN_LIMIT: Final = 10 * MB
 RUNSYNC_LIMIT: Final = 20 * MB
 CHUNK_LIMIT: Final = 1 * MB
@@ -84,7 +84,7 @@ class Job:
         )
 
     def view(self) -> dict[str, Any]:
-        """What a client is answered."""
+        """Return the answer for a client."""
         shown: dict[str, Any] = {"id": self.id, "status": self.status.value}
         if self.deliveries:
             first, last = self.deliveries[0], self.deliveries[-1]
@@ -153,11 +153,11 @@ class Queue:
         return taken
 
     def repeat(self, job: Job) -> None:
-        """Hand it out once more, whatever has become of it by then."""
+        """Hand a job out once more, whatever its state."""
         self.repeated.append(job)
 
     def give_back(self, job: Job) -> None:
-        """It was taken, but not delivered."""
+        """Take back a job that was taken, but not delivered."""
         job.deliveries.pop()
         if job.deliveries:
             self.repeated.appendleft(job)
@@ -168,7 +168,7 @@ class Queue:
     def done(
         self, job: Job, worker: str, body: Mapping[str, Any], *, is_stream: bool, now: float
     ) -> bool:
-        """A job-done; whether it was the one that counts."""
+        """Handle a job-done; return whether it ended the job."""
         if body.get("status") == "IN_PROGRESS":
             job.progress.append(Progress(at=now, output=body.get("output")))
             if not job.final:
@@ -193,7 +193,7 @@ class Queue:
         self._break_off(job, Status.CANCELLED, now)
 
     def expire(self, job: Job, now: float) -> None:
-        """It has waited or run for too long, or its worker is lost."""
+        """End a job that has waited or run for too long, or whose worker is lost."""
         self._break_off(job, Status.TIMED_OUT, now)
 
     def _break_off(self, job: Job, status: Status, now: float) -> None:
@@ -205,7 +205,7 @@ class Queue:
         self._forget(job)
 
     def stop(self, job: str, worker: str) -> None:
-        """Have the worker told to stop it."""
+        """Have the worker told to stop a job."""
         self.stops.setdefault(worker, []).append(job)
 
     def retry(self, job: Job) -> bool:
@@ -232,7 +232,7 @@ class Queue:
         return sum(job.status is status for job in list(self.jobs.values()))
 
     def held_by(self, worker: str) -> list[Job]:
-        """What this worker has taken and not ended."""
+        """Return the jobs that this worker has taken and not ended."""
         return [
             job
             for job in self.jobs.values()

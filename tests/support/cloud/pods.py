@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-#: How long a worker may take to leave when everything is stopped.
+#: How long a worker may take to exit when everything is stopped.
 LEAVE_S = 30.0
 
 
@@ -43,7 +43,7 @@ class Worker:
         return f"<worker {self.id} of {self.endpoint}, process {self.process.pid}>"
 
     def output(self) -> str:
-        """All it has written."""
+        """Return everything that it has written."""
         return self._log.read_text(errors="replace")
 
     def last_words(self) -> str:
@@ -51,7 +51,9 @@ class Worker:
         return "\n".join(lines[-40:])
 
     def stamped(self) -> list[str]:
-        """Its lines as the platform shows them: each with the time when it was first seen."""
+        """Return its lines as the platform shows them, each with the time when it was
+        first seen.
+        """
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         lines = self.output().splitlines()
         self._stamped += [f"{now} {line}" for line in lines[len(self._stamped) :]]
@@ -67,7 +69,7 @@ class Worker:
             self.process.terminate()
 
     def wait(self, seconds: float = LEAVE_S) -> int:
-        """Its exit status."""
+        """Wait for its exit status."""
         return self.process.wait(seconds)
 
     def stop(self, seconds: float = LEAVE_S) -> int:
@@ -75,9 +77,9 @@ class Worker:
         return self.wait(seconds)
 
     def sweep(self, seconds: float) -> bool:
-        """SIGTERM, and after so long SIGKILL to it and to all it has left in its session.
+        """Send SIGTERM, and after a while SIGKILL to it and to all processes left in its session.
 
-        Whether it left by itself.
+        Return whether it exited by itself.
         """
         self.terminate()
         left = True

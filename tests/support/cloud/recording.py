@@ -113,7 +113,9 @@ async def _carried_out(request: web.Request, carry_out: Next) -> web.StreamRespo
 
 
 async def _hang(request: web.Request, fault: Fault) -> None:
-    """Until it is cleared or its time is over; cancelled when the client leaves."""
+    """Hang until the fault is cleared or its time is over; cancelled when the client
+    disconnects.
+    """
     here = state(request)
     await here.changes.until(lambda: not here.script.holds(fault, time.monotonic()), fault.for_s)
 

@@ -1,4 +1,4 @@
-"""What the stand-in remembers, as a test reads it: snapshots, never changed afterwards.
+"""Records of the stand-in for tests: snapshots, never changed afterwards.
 
     JobRecord   one job, with every Done, Chunk, Progress and Delivery that came of it
     Exchange    one HTTP request and what was answered, in order of arrival
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 
 class Status(str, Enum):
-    """A job's status, in the words of the platform."""
+    """A job's status, in the platform's terms."""
 
     IN_QUEUE = "IN_QUEUE"
     IN_PROGRESS = "IN_PROGRESS"
@@ -44,7 +44,7 @@ class Done:
     worker: str
     body: Mapping[str, Any]
     is_stream: bool
-    #: Whether it ended the job; a later one, or one for a cancelled job, does not.
+    #: Whether it ended the job; a second one, or one for a cancelled job, does not.
     counted: bool
 
 
@@ -78,7 +78,7 @@ class JobRecord:
     dones: tuple[Done, ...]
     stream: tuple[Chunk, ...]
     progress: tuple[Progress, ...]
-    #: As the SDK posted them, and a client sees them.
+    #: Values as the SDK posted them, and a client sees them.
     output: Any
     error: str | None
 
@@ -88,29 +88,29 @@ class JobRecord:
 
     @property
     def done_count(self) -> int:
-        """How many final results arrived, those included that came too late to count."""
+        """Return how many final results arrived, including those that came too late to count."""
         return len(self.dones)
 
     @property
     def worker(self) -> str | None:
-        """Who has it, or had it last."""
+        """Return the worker that has it, or had it last."""
         return self.deliveries[-1].worker if self.deliveries else None
 
     @property
     def items(self) -> list[Any]:
-        """What was streamed."""
+        """Return the streamed items."""
         return [chunk.output for chunk in self.stream]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One request. What a fault refused is here too, with the fault's status."""
+    """One request. Requests that a fault refused are here, too, with the fault's status."""
 
     at: float
     #: The verb of its path: "job-take", "job-take-batch", "job-done", "run", "status", ...
     verb: str
     method: str
-    #: With the query, as it came.
+    #: The path with its query, as received.
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
@@ -118,7 +118,7 @@ class Exchange:
     endpoint: str | None
     worker: str | None
     job: str | None
-    #: None: nothing was answered (hung, or cut).
+    #: None: no answer was sent (hung, or cut).
     status: int | None
     answered_at: float | None
 
@@ -129,6 +129,6 @@ class Ping:
 
     at: float
     worker: str
-    #: Of the jobs the worker says it has.
+    #: Jobs that the worker reports as running.
     jobs: tuple[str, ...]
     query: Mapping[str, str]

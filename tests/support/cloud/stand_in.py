@@ -1,4 +1,4 @@
-"""The stand-in itself, as tests hold it; it serves from a thread of its own.
+"""The stand-in as tests use it; it serves from a thread of its own.
 
 with Platform() as platform:
     worker = platform.start_worker([python, "handler.py"])    # or your own Popen with
@@ -26,10 +26,10 @@ from support.cloud.state import Config, State
 
 T = TypeVar("T")
 
-#: The endpoint that exists from the start; nobody has to provision it.
+#: The endpoint that exists from the start, without being provisioned.
 ENDPOINT: Final = "ep-local"
 _LOOPBACK: Final = "127.0.0.1"
-#: Larger than every limit of the platform, so that it is ours that refuses.
+#: Larger than every limit of the platform, so that flashpool's own limit refuses.
 _MOST_BYTES: Final = 256 * 1024 * 1024
 #: A call of the test's thread to the loop's.
 _CALL_LIMIT_S: Final = 30.0
@@ -103,7 +103,7 @@ class Platform:
     def stop(self) -> None:
         """Ends its workers (SIGTERM, then SIGKILL) and its server; also on leaving `with`.
 
-        It fails, after that, if a worker had to be killed.
+        Fails afterwards if a worker had to be killed.
         """
         self.clear_faults()
         try:
@@ -143,7 +143,9 @@ class Platform:
         return Urls.at(f"http://{_LOOPBACK}:{self._port}")
 
     def worker_env(self, endpoint: str = ENDPOINT, *, worker: str | None = None) -> dict[str, str]:
-        """What the platform adds to a worker's environment; each call is a new pod."""
+        """Return the variables that the platform adds to a worker's environment; each call is a new
+        pod.
+        """
         return self._pod_env(endpoint, worker or self.pods.name())
 
     def _pod_env(self, endpoint: str, worker: str) -> dict[str, str]:
@@ -156,7 +158,9 @@ class Platform:
         )
 
     def client_env(self) -> dict[str, str]:
-        """What leads the real client here; it needs a home without RunPod's configuration too."""
+        """Return the variables that lead the real client here; it also needs a home without
+        RunPod's configuration.
+        """
         return client_env(self.urls(), self._config.api_key)
 
     # Workers
@@ -184,7 +188,7 @@ class Platform:
         }
 
     def add_endpoint(self, endpoint: str) -> None:
-        """One more, without the control plane."""
+        """Add an endpoint without the control plane."""
         self._call(self._state.add_endpoint, endpoint)
 
     # Jobs
@@ -198,10 +202,11 @@ class Platform:
         sync: bool = False,
         **fields: Any,
     ) -> str:
-        """Put a job in the queue; its id. ``fields`` are handed to the worker beside `input`.
+        """Put a job in the queue, and return its id. ``fields`` are passed to the worker beside
+        `input`.
 
-        What a client could not send is taken as well: any `input`, of any size; an `id` of your
-        own is what the worker is told, while ours stays the record's.
+        Inputs that a client could not send are accepted as well: any `input`, of any size; the
+        worker gets an `id` of your own, while the record keeps the stand-in's.
         """
         given = {"input": input, **({"policy": dict(policy)} if policy else {}), **fields}
         return self._call(self._submit, endpoint, given, sync).id
@@ -213,7 +218,7 @@ class Platform:
         return self._found(job).record()
 
     def jobs(self, endpoint: str | None = None) -> list[JobRecord]:
-        """All of them, in the order of their arrival at each endpoint."""
+        """Return all jobs, in the order of their arrival at each endpoint."""
         return [
             job.record()
             for one in list(self._state.endpoints.values())
@@ -222,7 +227,7 @@ class Platform:
         ]
 
     def wait(self, job: str, seconds: float = 30.0) -> JobRecord:
-        """Until it is final."""
+        """Wait until a job is final."""
         found = self._found(job)
         self.until(lambda: found.final, seconds)
         return found.record()
@@ -233,15 +238,17 @@ class Platform:
         return [job.record() for job in found]
 
     def until(self, holds: Callable[[], T], seconds: float = 30.0) -> T:
-        """Until it is true; asked again whenever something has changed. Its value."""
+        """Wait until a condition is true, checking it after each change; return its value."""
         return self._state.changes.watch(holds, seconds)
 
     def cancel(self, job: str) -> None:
-        """As a client's POST cancel: CANCELLED at once, and the worker is told to stop it."""
+        """Cancel a job like a client's POST cancel: CANCELLED at once, and the worker is told to
+        stop it.
+        """
         self._call(self._state.cancel, self._found(job))
 
     def send_stop(self, job: str, *, worker: str | None = None) -> None:
-        """Tell the worker to stop it, and nothing else: the job stays as it is.
+        """Tell the worker to stop a job, and nothing else: the job stays as it is.
 
         ``job`` need not exist, if a ``worker`` is named.
         """
@@ -259,7 +266,7 @@ class Platform:
             self._call(self._state.add_fault, fault)
 
     def clear_faults(self) -> None:
-        """Forget them all; what hangs goes on."""
+        """Remove all faults; requests that hang continue."""
         self._call(self._state.clear_faults)
 
     # What happened

@@ -1,4 +1,4 @@
-"""All that the stand-in holds, and the one place where it changes; on the loop only.
+"""The state of the stand-in, which only this module changes; on the loop only.
 
 The routes (`worker_side`, `client_side`, `control_plane`) translate HTTP to this; `stand_in`
 hands it to tests.
@@ -27,14 +27,14 @@ class Config:
     lost_after_s: float | None
     redeliveries: int
     api_key: str
-    #: The `aiKey` of endpoints: clients ask with it after their jobs.
+    #: The `aiKey` of endpoints, with which clients ask about their jobs.
     endpoint_key: str
     worker_key: str
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Endpoint:
-    """As it was saved through the control plane, or made by the test."""
+    """An endpoint as saved through the control plane, or created by the test."""
 
     id: str
     queue: Queue
