@@ -7,6 +7,8 @@ import pytest
 from e2e.server import report
 from e2e.world import World
 
+#: The compiler's work may take a minute where the machine is busy with other things.
+pytestmark = pytest.mark.timeout(300)
 BULKY: Final = "def f():\n    import bulky\n    return bulky.version"
 
 
@@ -24,12 +26,12 @@ def archives(world: World) -> list[str]:
 
 
 def test_a_server_that_is_told_to_stop_publishes_first(world: World) -> None:
-    with world.server(FLASHPOOL_DRAIN_S="60") as server:
+    with world.server(FLASHPOOL_DRAIN_S="200") as server:
         answer = server.execute(BULKY, dependencies=["bulky"])
         assert answer["json_result"] == "1.0", report(answer)
         assert not archives(world)
-        assert server.stop(90) == 0
-        assert "cut off" not in server.log()
+        assert server.stop(220) == 0
+        assert "is truncated" not in server.log()
     assert archives(world)
     elsewhere = str(world.folder / "elsewhere")
     with world.server("other", FLASHPOOL_LOCAL_DIR=elsewhere) as other:
@@ -46,7 +48,7 @@ def test_what_is_not_published_within_the_drain_is_told(world: World) -> None:
         assert "is truncated: other pods have to build it" in server.log()
     assert not archives(world)
     # Whoever uses it next publishes it.
-    with world.server(FLASHPOOL_DRAIN_S="60") as server:
+    with world.server(FLASHPOOL_DRAIN_S="200") as server:
         assert server.execute(BULKY, dependencies=["bulky"])["json_result"] == "1.0"
-        assert server.stop(90) == 0
+        assert server.stop(220) == 0
     assert archives(world)
