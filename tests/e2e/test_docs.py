@@ -79,7 +79,9 @@ def needs_notebooks() -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * ("how-to" in name)) for name in PAGES]
+)
 def test_a_page(
     name: str,
     tmp_path: Path,

@@ -170,10 +170,11 @@ class Following:
             time.sleep(0.05)
 
     def _stop(self) -> None:
-        for server in reversed(self._servers):
+        # The last first, each until it has ended: a worker takes leave of its platform.
+        while self._servers:
+            server = self._servers.pop()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGTERM)
-        for server in self._servers:
             try:
                 server.wait(STEP_LIMIT_S)
             finally:
