@@ -190,10 +190,12 @@ def run(
     return asyncio.run(_run(Supervisor(config, settings.to_env_settings()), call, request))
 
 
-def run_again(body: bytes, label: str, settings: Settings) -> Outcome:
+def run_again(
+    body: bytes, label: str, settings: Settings, result_limit: int | None = None
+) -> Outcome:
     """Run a server's request again in a pool of its own, under the same conditions."""
     decoded, body, _ = schema.decode(body)
-    call = Defaults(result_limit=None, concurrency=1).call_of(decoded, body)
+    call = Defaults(result_limit=result_limit, concurrency=1).call_of(decoded, body)
     config = replace(settings.to_pool_config(), slots=1, max_spares=1)
     request = Request(function=label, folder="", body=body)
     return asyncio.run(_run(Supervisor(config, settings.to_env_settings()), call, request))

@@ -113,7 +113,8 @@ def _tell(kept: KeptRequest, env: dict[str, str]) -> None:
 def _run(settings: Settings, kept: KeptRequest, body: bytes) -> None:
     from . import call
 
-    outcome = call.run_again(body, kept.label, settings)
+    most = kept.limits.get("result_bytes")
+    outcome = call.run_again(body, kept.label, settings, None if most is None else int(most))
     if outcome.ok:
         click.echo(f"It succeeded this time, in {outcome.receipt.run_s:.3f} s.")
         return

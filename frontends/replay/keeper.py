@@ -70,7 +70,11 @@ class FailureKeeper:
 
     def _write(self, call: Call, name: str, outcome: Outcome, lock: tuple[str, ...]) -> bool:
         body, names = without_values(call.body)
-        limits = {"run_s": call.limits.run_s, "memory_mb": call.limits.memory_mb}
+        limits = {
+            "run_s": call.limits.run_s,
+            "memory_mb": call.limits.memory_mb,
+            "result_bytes": call.limits.result_bytes,
+        }
         kept = KeptRequest(
             id=name,
             request_id=call.request_id,

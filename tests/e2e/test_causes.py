@@ -1,6 +1,8 @@
 """Calls that fail in ten ways: stats, metrics and the log name the same cause, the right one."""
 
 import json
+import os
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +12,12 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from e2e.server import Server, report, request, until
+from e2e.server import FLASHPOOL, Server, report, request, until
 from e2e.world import World
 from prometheus_client.parser import text_string_to_metric_families
 
 TOKEN: Final = "the-operator-s"
+KEY: Final = "for-replay"
 FINE: Final = "def fine(): return 1"
 GREEDY: Final = """def greedy():
     held = []
@@ -149,6 +152,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
         "FLASHPOOL_LOG_FORMAT": "json",
         "FLASHPOOL_RESULT_LIMIT_MB": "1",
         "FLASHPOOL_GRACE_S": "0.3",
+        "FLASHPOOL_KEEP_FAILED_MB": "10",
+        "FLASHPOOL_VOLUME_KEY": KEY,
     }
     with World(tmp_path).server(**variables) as one:
         yield one
@@ -189,8 +194,35 @@ def lines(server: Server, name: str) -> list[dict[str, Any]]:
     return [one for one in ends if one["request_id"] == name]
 
 
+def is_kept(server: Server, name: str) -> bool:
+    """Whether the log says so."""
+    found = (json.loads(line) for line in server.log().splitlines() if line.startswith("{"))
+    return any(one["request_id"] == name and "Kept its" in one["message"] for one in found)
+
+
+def replayed(world: Path, name: str) -> "subprocess.CompletedProcess[str]":
+    """`flashpool replay` of a call, where the same volume is."""
+    known = {k: v for k, v in os.environ.items() if not k.startswith("FLASHPOOL")}
+    variables = {
+        "FLASHPOOL_VOLUME": str(world / "volume"),
+        "FLASHPOOL_LOCAL_DIR": str(world / "local"),
+        "FLASHPOOL_FIND_LINKS": str(world / "index"),
+        "FLASHPOOL_INDEX_URL": (world / "empty").as_uri(),
+        "FLASHPOOL_VOLUME_KEY": KEY,
+        "FLASHPOOL_GRACE_S": "0.3",
+    }
+    return subprocess.run(
+        [FLASHPOOL, "replay", name],
+        env={**known, **variables},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
 @pytest.mark.timeout(300)
-def test_ten_ways_to_fail_have_each_its_cause(server: Server, broken: str) -> None:
+def test_ten_ways_to_fail_have_each_its_cause(server: Server, broken: str, tmp_path: Path) -> None:
     ids = {name: name.replace(" ", "-") for name in KINDS}
     with (
         ThreadPoolExecutor(4) as callers,
@@ -234,3 +266,13 @@ def test_ten_ways_to_fail_have_each_its_cause(server: Server, broken: str) -> No
         assert kind.logged in line["message"], (name, line)
     for number in range(WELL):
         assert lines(server, f"well-{number}") == []
+    # What an operator cancelled is no failure, and is not kept.
+    kept = [ids[name] for name, kind in KINDS.items() if kind.cause != "Cancelled"]
+    for name in kept:
+        until(lambda name=name: is_kept(server, name))  # type: ignore[misc]
+    with ThreadPoolExecutor(3) as callers:
+        for name, again in zip(
+            kept, callers.map(lambda name: replayed(tmp_path, name), kept), strict=True
+        ):
+            told = again.stdout + again.stderr
+            assert (again.returncode, "It failed the same way." in told) == (1, True), (name, told)
