@@ -15,7 +15,7 @@ import functools
 import inspect
 import subprocess
 import sys
-import textwrap
+import tokenize
 from types import CodeType
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ from .errors import InvalidRequest
 
 #: ``from __future__ import annotations``, as a flag of the compiler and of code.
 _FUTURES: Final = __future__.annotations.compiler_flag
+
+_BETWEEN_STATEMENTS: Final = (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)
 
 Version = tuple[int, int]
 
@@ -83,12 +85,29 @@ def _factory(code: CodeType) -> str | None:
     variables.
     """
     try:
-        text = textwrap.dedent(inspect.getsource(code))
-    except (OSError, TypeError):
+        lines = inspect.getsourcelines(code)[0]
+        if not lines[0][:1].isspace():
+            lines = _indented(lines)
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError):
         return None
     # Lines stay where they are in the file, for tracebacks.
     above = "\n" * max(0, code.co_firstlineno - 2)
-    return f"{above}def factory({', '.join(code.co_freevars)}):\n{textwrap.indent(text, ' ')}"
+    return f"{above}def factory({', '.join(code.co_freevars)}):\n{''.join(lines)}"
+
+
+def _indented(lines: list[str]) -> list[str]:
+    """Return the lines with a space before each statement, and all others as they are.
+
+    A line may be within a string, whose value must not change.
+    """
+    starts, begins = set(), True
+    for token in tokenize.generate_tokens(iter(lines).__next__):
+        if token.type in _BETWEEN_STATEMENTS:
+            continue
+        if begins:
+            starts.add(token.start[0])
+        begins = token.type == tokenize.NEWLINE
+    return [f" {line}" if number in starts else line for number, line in enumerate(lines, 1)]
 
 
 def _index(source: str, code: CodeType) -> int | None:
