@@ -1,10 +1,10 @@
-"""The calls that were accepted and have not ended: their limits, attempts and ends.
+"""The calls that were accepted and have not finished: their limits, attempts and outcomes.
 
     accept -> waits ----> handed_over ----> finish -> sink, recorder
                | too long      | ran too long, used too much: WorkerSet.stop
                '-> finish      '-> again (its worker died before it began) -> waits
 
-Every call ends in `finish`: events that come for it later are ignored.
+Every call ends in `finish`. Events for a finished call are ignored.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .worker_set import WorkerSet
 
 
 class CallTable:
-    """All calls of a pool that have not ended."""
+    """All calls of a pool that have not finished."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class CallTable:
         self._recorder = recorder
         self._loop = asyncio.get_running_loop()
         self._now = now
-        #: The clock for limits: it notices pauses.
+        #: The clock for limits, which does not count time in which this process was suspended.
         self.beat = beat
-        #: Called after the end of a call that no worker had; and of every call while a caller waits
-        #: for the last.
+        #: Called after a call without a worker has finished; and after every call while a caller
+        #: waits for the last.
         self._ended = ended
         self.awaited = False
         self._defaults = CallLimits(
@@ -62,7 +62,8 @@ class CallTable:
             queue_s=config.queue_timeout_s,
             memory_mb=config.memory_mb,
         )
-        #: The limits of the latest call, and what they come to: most calls have the same.
+        #: Cache: the limits of the latest call, before and after the defaults are applied. Most
+        #: calls have the same.
         self._usual = self._defaults, self._defaults
         #: Oldest first.
         self._calls: dict[int, ActiveCall] = {}
@@ -78,19 +79,19 @@ class CallTable:
         return self._calls[call_id]
 
     def get(self, call_id: int) -> ActiveCall | None:
-        """The call, unless it has ended."""
+        """Return the call; None if it has finished."""
         return self._calls.get(call_id)
 
     # Moves.
 
     def new_id(self) -> int:
-        """A number that no other call has."""
+        """Return a number that no other call has."""
         return next(call_ids.numbers)
 
     def accept(
         self, call: Call, sink: Sink, key: ZygoteKey, call_id: int | None = None
     ) -> ActiveCall:
-        """Give a call an id, unless it brings one; it has no worker yet."""
+        """Add a call that has no worker yet; if ``call_id`` is None, give the call an id."""
         if call_id is None:
             call_id = next(call_ids.numbers)
         if call.limits is not self._usual[0]:
@@ -109,9 +110,7 @@ class CallTable:
             self._recorder.refused["gpu" if call.gpus_wanted else waits_for] += 1
 
     def waits(self, call_id: int) -> None:
-        """Limit the wait of a call that was offered to the scheduler, if it has not
-        begun or ended.
-        """
+        """Limit the wait of a call in the scheduler, unless a worker has the call already."""
         running = self._calls.get(call_id)
         if running is not None and running.worker is None:
             self.limit(running, running.limits.queue_s, self._queued_too_long, call_id)
@@ -119,9 +118,7 @@ class CallTable:
     def limit(
         self, running: ActiveCall, seconds: float | None, late: Callable[[int], None], call_id: int
     ) -> None:
-        """Restart the call's timer: the function runs after so many seconds, and replaces the
-        previous one.
-        """
+        """Restart the call's timer: ``late(call_id)`` runs after ``seconds``. None: no timer."""
         if running.timer is not None:
             running.cancel_timer()
         if seconds is not None:
@@ -145,7 +142,7 @@ class CallTable:
                 late(running.id)
 
     def handed_over(self, running: ActiveCall) -> None:
-        """Start the limits of a call that a worker has received."""
+        """Start the limits of a call that was given to a worker."""
         started = getattr(running.sink, "started", None)
         if started is not None:
             started()
@@ -164,7 +161,7 @@ class CallTable:
         running.key = key
 
     def finish(self, call_id: int, outcome: Outcome) -> None:
-        """The one place where a call ends."""
+        """Finish a call: the only place where a call gets its outcome."""
         running = self._calls.pop(call_id)
         running.done = True
         if running.timer is not None or running.soft_timer is not None:
@@ -193,7 +190,7 @@ class CallTable:
     def cancel(self, call_id: int, reason: str, grace_s: float | None = None) -> None:
         """Cancel a call; its sink is notified at once, while its process tree is being stopped.
 
-        Its process has ``grace_s`` to exit; None: the pool's grace.
+        The process has ``grace_s`` to exit; None: the pool's grace.
         """
         running = self._calls.get(call_id)
         if running is None:
@@ -206,19 +203,19 @@ class CallTable:
         self.finish(call_id, outcomes.cancelled(running, reason, self._now()))
 
     def cancel_all(self, reason: str, grace_s: float) -> None:
-        """End all of them."""
+        """Cancel all calls."""
         for call_id in list(self._calls):
             with self._recorder.counted(f"the end of call {call_id}"):
                 self.cancel(call_id, reason, grace_s)
 
     async def close(self) -> None:
-        """Look at nothing any more."""
+        """Stop measuring memory."""
         await self.memory_watch.close()
 
     # Limits.
 
     def failed(self, call_id: int, error: Exception) -> None:
-        """End a call for which flashpool's own code raised this error."""
+        """Finish a call for which flashpool's own code raised this error."""
         running = self._calls.get(call_id)
         if running is None:
             return
@@ -235,7 +232,7 @@ class CallTable:
         worker = running.worker
         if worker is None:
             return
-        # Its result may have arrived, if this process was delayed.
+        # If this process was delayed, the result may have arrived in time.
         self._worker_set.catch_up(worker)
         limit = running.limits.run_s
         if not running.done and limit is not None and not worker.stopping:

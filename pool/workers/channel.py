@@ -1,4 +1,4 @@
-"""The supervisor's ends of a worker: channel and output. Never blocks."""
+"""The supervisor's ends of a worker's channel and output pipes. Never blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import struct
 import termios
 
-# The C class: its wrapper in `socket` costs microseconds, and every call makes one.
+# The C class: its wrapper in `socket` costs microseconds, and every call creates a socket.
 from _socket import AF_UNIX, SHUT_RDWR, SOCK_STREAM, socket
 from collections.abc import Iterator
 from typing import Final
@@ -18,7 +18,7 @@ from .output_buffer import OutputBuffer
 
 #: Largest frame a worker may send; large buffers travel in descriptors.
 RESULT_LIMIT: Final = 4 << 30
-#: Reserve for a pickled exception, beyond the limit of a result.
+#: Bytes allowed for a pickled exception, beyond the limit of a result.
 EXCEPTION_LIMIT: Final = 32 << 20
 _INT: Final = struct.Struct("i")
 #: Most bytes of frames, and of output, read from one worker before others get their turn.
@@ -30,7 +30,7 @@ GONE: Final = (BrokenPipeError, ConnectionResetError)
 
 
 class WorkerChannel:
-    """Sends frames to a worker, and reads what it sends and prints."""
+    """Sends frames to a worker, and reads its frames and its output."""
 
     __slots__ = (
         "_ended",
@@ -49,21 +49,21 @@ class WorkerChannel:
     def __init__(
         self, channel_fd: int, *output_fds: int, output_limit: int, body_limit: int
     ) -> None:
-        """``output_fds``: where it prints; if there is a second one, its errors."""
+        """``output_fds``: pipes of the worker's output; the second, if any, is its stderr."""
         self._sock = socket(AF_UNIX, SOCK_STREAM, 0, channel_fd)
         self._sock.setblocking(False)
         for fd in output_fds:
             os.set_blocking(fd, False)
         self.channel_fd = channel_fd
         self.outputs = output_fds
-        #: The one of these that is for errors alone.
+        #: The pipe for stderr alone, if stdout has another.
         self.errors = output_fds[1] if len(output_fds) > 1 else None
-        # Nothing follows an end: a later read need not ask the kernel.
+        # Nothing follows the end of a stream: a later read need not ask the kernel.
         self._ended = False
         self._outputs_ended: tuple[int, ...] = ()
-        #: Whether the worker is known to have ended without reading everything that was sent.
+        #: Whether the worker is known to have exited without reading everything that was sent.
         self.unread = False
-        #: The output, once there is any: most calls print nothing.
+        #: None until the worker prints: most calls print nothing.
         self.output: OutputBuffer | None = None
         self.output_limit = output_limit
         self.reader = framing.FrameReader(body_limit)
@@ -74,7 +74,8 @@ class WorkerChannel:
         """Send a frame, as far as the socket accepts it; `flush` sends the rest.
 
         Raises:
-            OSError: nothing of it was sent. `GONE`: the worker is; its zygote reports that.
+            OSError: no byte of the frame was sent. One of `GONE`: the worker has exited, which its
+                zygote reports.
         """
         head = wire.head(kind, meta, len(body), len(fds))
         sent = 0
@@ -98,10 +99,10 @@ class WorkerChannel:
         try:
             self._sock.shutdown(SHUT_RDWR)
         except OSError:
-            pass  # it is gone already
+            pass  # the worker is gone already
 
     def flush(self) -> None:
-        """The socket takes more: send it."""
+        """Send data that waits, as much as the socket accepts."""
         while self.unsent:
             part, fds = self.unsent[0]
             try:
@@ -116,10 +117,10 @@ class WorkerChannel:
             self.unsent.pop(0)
 
     def read(self) -> list[wire.Frame] | None:
-        """Frames that have arrived; None at the end.
+        """Return frames that have arrived; None at the end.
 
         Raises:
-            BadFrame: something else than the runtime wrote to the channel.
+            BadFrame: code other than the runtime wrote to the channel.
         """
         size = 0
         while size < _CHANNEL_TURN and (arrived := self._receive()) is not None:
@@ -130,22 +131,22 @@ class WorkerChannel:
         return None if self._ended else []
 
     def read_last(self) -> Iterator[wire.Frame]:
-        """Frames of a dead worker.
+        """Yield the frames of a dead worker.
 
-        Reads only what has arrived by now, and what comes with it: a process that the worker left
-        may write forever.
+        Reads only the bytes that have arrived by now: a process that the worker left may write
+        forever.
 
         Raises:
             BadFrame: as `read` does.
         """
         (left,) = _INT.unpack(fcntl.ioctl(self._sock, termios.FIONREAD, bytes(_INT.size)))
-        # Once more at 0: behind the last byte the kernel tells how the other end was closed.
+        # Once more at 0: behind the last byte the kernel reports how the other end was closed.
         while left >= 0 and (arrived := self._receive()) is not None:
             left -= len(arrived[0])
             yield from self.reader.feed(*arrived)
 
     def _receive(self) -> tuple[bytes, list[int]] | None:
-        """Return bytes and descriptors; None if there are none, or at the end."""
+        """Return bytes and descriptors; None if nothing has arrived, or at the end."""
         if self._ended:
             return None
         try:
@@ -153,7 +154,7 @@ class WorkerChannel:
         except BlockingIOError:
             return None
         except ConnectionResetError:
-            # The kernel reports so if an end was closed with unread data.
+            # The kernel reports a reset if the other end was closed with unread data.
             self.unread = True
             data, fds = b"", []
         if not data:
@@ -166,7 +167,7 @@ class WorkerChannel:
         return fd in self._outputs_ended
 
     def read_output(self, fd: int) -> bytes | None:
-        """Keep what was printed to one of the outputs, at most a turn's worth; None at its end."""
+        """Read and keep output from one pipe, at most `_OUTPUT_TURN` bytes; None at its end."""
         chunks: list[bytes] = []
         size = 0
         if fd in self._outputs_ended:
@@ -189,7 +190,7 @@ class WorkerChannel:
         return b"".join(chunks)
 
     def close(self) -> None:
-        """Close both ends, and descriptors that no process will receive."""
+        """Close the channel and the outputs, and descriptors that no process will receive."""
         unused = self.reader.fds
         for _, fds in self.unsent:
             unused += fds
@@ -201,10 +202,10 @@ class WorkerChannel:
 
 
 def _copies(fds: tuple[int, ...]) -> list[int]:
-    """Duplicate all of them, or none."""
+    """Duplicate all descriptors, or none."""
     copies: list[int] = []
     try:
-        copies.extend(map(os.dup, fds))  # those before one that failed are in it
+        copies.extend(map(os.dup, fds))  # keeps the copies made before one that failed
     except OSError:
         for fd in copies:
             os.close(fd)

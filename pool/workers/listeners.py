@@ -20,9 +20,9 @@ class ZygoteListener(Protocol):
     def zygote_lost(
         self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str, *, short: bool = False
     ) -> None:
-        """The zygote and every process below it are gone; None if it never started.
+        """The zygote and every process below it are gone; ``zygote`` is None if it never started.
 
-        ``short``: it could not start, for want of descriptors, processes or memory.
+        ``short``: it could not start because descriptors, processes or memory are short.
         """
 
     def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
@@ -44,22 +44,22 @@ class WorkerListener(Protocol):
     def result(
         self, worker: Worker, running: ActiveCall, frame: wire.Frame, meta: wire.ResultMeta
     ) -> None:
-        """The worker's call ended."""
+        """The worker sent the result of its call."""
 
     def exit_told(self, worker: Worker, frame: wire.Frame) -> None:
-        """A worker whose call ended reports its exit."""
+        """A worker whose function has returned reports the progress of its exit."""
 
     def exit_over(self, worker: Worker) -> None:
         """A worker has nothing left to do but to exit."""
 
     def exit_died(self, worker: Worker) -> None:
-        """A worker whose call had ended died, whether its exit was over or not."""
+        """A worker died after its function had returned, whether its exit was over or not."""
 
     def spoilt(self, worker: Worker, running: ActiveCall, problem: str) -> None:
-        """Bytes on the channel are not a frame."""
+        """Bytes on the worker's channel are not a frame."""
 
     def stillborn(self, worker: Worker, death: wire.Exited) -> None:
-        """The worker ended unasked, before user code began in it."""
+        """The worker exited unexpectedly, before user code began in it."""
 
     def died(self, worker: Worker, running: ActiveCall, death: wire.Exited) -> None:
         """The worker died without a result."""
@@ -74,15 +74,13 @@ class WorkerListener(Protocol):
         """A resident died, with the calls in it."""
 
     def worker_failed(self, worker: Worker, error: Exception) -> None:
-        """Flashpool's own code for the worker raised this error: its calls end."""
+        """flashpool's own code for the worker raised this error: the worker's calls fail."""
 
     def worker_stuck(self, worker: Worker) -> None:
-        """The worker was killed and still exists, or disappeared without a report: its
-        call ends.
-        """
+        """The worker was killed and still exists, or disappeared without a report: its call fails."""
 
     def worker_dead(self, worker: Worker) -> None:
-        """The worker is dead, or considered dead; processes of it may remain."""
+        """The worker is dead, or considered dead; processes that it started may remain."""
 
     def worker_gone(self, worker: Worker) -> None:
         """The worker and all processes that it started are gone."""

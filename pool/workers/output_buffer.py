@@ -1,6 +1,4 @@
-"""Keeps the output of a call within a bound: its first and last bytes, and the number of missing
-ones.
-"""
+"""Keeps the output of a call within a bound: its first and last bytes, and how many are missing."""
 
 from __future__ import annotations
 
@@ -12,17 +10,17 @@ from typing import Final
 _OUR_FRAME: Final = re.compile(
     rb'^  File "[^"\n]*/pool/_child/(?:\w+/)*\w+\.py", line \d+ in [^\n]*\n', re.MULTILINE
 )
-#: Bytes kept beyond the limit: the room of frames that are left out when all is known.
+#: Bytes kept beyond the limit, to make up for flashpool's own frames that are removed later.
 _BETWEEN: Final = 16 * 1024
 
 
 def without_our_frames(written: bytes) -> bytes:
-    """Output whose dumped stacks show the user's code only."""
+    """Return the output without flashpool's frames in dumped stacks."""
     return _OUR_FRAME.sub(b"", written) if b"/pool/_child/" in written else written
 
 
 class OutputBuffer:
-    """Keeps the first half and the last half of ``limit`` bytes, and a little more between."""
+    """Keeps the first and the last ``limit / 2`` bytes, and a little more between."""
 
     __slots__ = ("_cut", "_half", "_head", "_head_size", "_tail", "_tail_size")
 
@@ -38,7 +36,7 @@ class OutputBuffer:
         return bool(self._head)
 
     def append(self, chunk: bytes, *, stderr: bool = False) -> None:
-        """Take what was read next."""
+        """Add output that was read next."""
         room = self._half - self._head_size
         if room > 0:
             self._head.append(chunk[:room])
@@ -48,7 +46,7 @@ class OutputBuffer:
             return
         self._tail.append(chunk)
         self._tail_size += len(chunk)
-        # Whole chunks only: cutting each one exactly would copy the tail over and over.
+        # Whole chunks only: cutting each chunk exactly would copy the tail over and over.
         while self._tail_size - len(self._tail[0]) >= self._half + _BETWEEN:
             gone = self._tail.popleft()
             self._tail_size -= len(gone)
@@ -57,7 +55,8 @@ class OutputBuffer:
     def value(self, *, ours: bool = True) -> bytes:
         """Return the kept output, with a line in the middle that says how much is missing.
 
-        Without ``ours``, stacks in it show only the user's code, and get the whole room.
+        With ``ours=False``, flashpool's frames in dumped stacks are removed before the output is
+        cut to the limit.
         """
         head, tail = b"".join(self._head), b"".join(self._tail)
         if not ours:
@@ -79,7 +78,7 @@ class OutputBuffer:
         return [(self.value(), False)]
 
     def tail(self, size: int) -> str:
-        """The last ``size`` bytes as text, for messages."""
+        """Return the last ``size`` bytes as text, for messages."""
         return self.value(ours=False)[-size:].decode(errors="replace")
 
 
@@ -93,7 +92,7 @@ class SplitBuffer(OutputBuffer):
         self._output, self._errors = OutputBuffer(limit), OutputBuffer(limit)
 
     def append(self, chunk: bytes, *, stderr: bool = False) -> None:
-        """Take what was read next."""
+        """Add output that was read next."""
         super().append(chunk)
         (self._errors if stderr else self._output).append(chunk)
 

@@ -6,7 +6,7 @@ and, with uvloop, a libuv poll. Handlers run on the loop's thread.
     readable --> ready(owner, fd, writable) --raises--> counted, the descriptor is forgotten,
                                                         failed(owner, error)
 
-The epoll is level-triggered, so a handler that raises would be called again at once, for ever.
+The epoll is level-triggered, so a handler that raises would be called again at once, forever.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from flashpool.pool.recorder import Recorder
 
 _Owner = TypeVar("_Owner")
 
-#: Tells monotonic seconds.
+#: Returns monotonic seconds.
 Clock: TypeAlias = Callable[[], float]
-#: Events served in one go, before the loop serves others.
+#: Events handled in one turn, before the loop continues with other work.
 _TURN: Final = 128
 _WRITABLE: Final = select.EPOLLOUT
 
 
 class Poller:
-    """Calls a handler when its descriptor can be read, or written if that is asked for."""
+    """Calls a handler when its descriptor is readable or, if requested, writable."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, recorder: Recorder) -> None:
         self._loop = loop
@@ -48,34 +48,34 @@ class Poller:
         ready: Callable[[_Owner, int, bool], None],
         failed: Callable[[_Owner, Exception], None],
     ) -> None:
-        """Call ``ready(owner, fd, writable)`` when there is something to read, or it is at its end.
+        """Call ``ready(owner, fd, writable)`` when the descriptor is readable or at its end.
 
-        ``failed`` ends what the descriptor belongs to, when that raised; it is called once.
+        If ``ready`` raises, ``failed`` is called once, to end the owner of the descriptor.
         """
         self._watched[fd] = owner, ready, failed
         self._epoll.register(fd, select.EPOLLIN)
 
     def want_to_write(self, fd: int, wanted: bool) -> None:
-        """Call the handler when the descriptor can be written to as well, or no more."""
+        """Set whether the handler is also called when the descriptor is writable."""
         if fd in self._watched:
             self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
 
     def forget(self, *fds: int) -> None:
-        """Stop watching, before the descriptors are closed; harmless when already done."""
+        """Stop watching, before the descriptors are closed; harmless if they are not watched."""
         for fd in fds:
             if self._watched.pop(fd, None) is not None:
                 self._epoll.unregister(fd)
 
     def close(self) -> None:
-        """Leave the loop."""
+        """Remove the epoll from the loop and close it."""
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
     def _serve(self) -> None:
-        """Serve one round: level-triggered, so events that are not served now are reported again.
+        """Handle one turn of events; the kernel reports those that are left over again.
 
-        A handler may have closed a descriptor that is further down the list, and a new
-        one may have its number: handlers bear being called for nothing.
+        A handler may close a descriptor that is further down the list, and a new descriptor may
+        get its number: handlers must tolerate calls without an event.
         """
         for fd, events in self._epoll.poll(0, _TURN):
             watched = self._watched.get(fd)

@@ -1,4 +1,4 @@
-"""Resources that the machine lacks now, and for what: for statistics, and one log line each.
+"""Resources that the machine lacks now, and what needs them: for statistics and the log.
 
 met ("zygote base#0", "processes") --> a line in the log, an entry in stats
 over("zygote base#0")              --> a line in the log
@@ -24,14 +24,14 @@ class _Shortage:
 
 
 class Shortages:
-    """All shortages of a pool that are not over."""
+    """The current shortages of a pool."""
 
     def __init__(self, now: Clock) -> None:
         self._now = now
         self.known: dict[str, _Shortage] = {}
 
     def met(self, who: str, what: str) -> None:
-        """This one tried, and must try again; what it waits for waits on."""
+        """Record that ``who`` could not get ``what``, and retries; log only the first time."""
         known = self.known.get(who)
         if known is None:
             known = self.known[who] = _Shortage(what, self._now())
@@ -40,14 +40,14 @@ class Shortages:
         known.times += 1
 
     def over(self, who: str) -> None:
-        """End a shortage: the resource is available, or no longer needed."""
+        """End the shortage of ``who``: the resource is available, or no longer needed."""
         known = self.known.pop(who, None)
         if known is not None:
             seconds = self._now() - known.since
             _log.info("%s is no longer short of %s, after %.1f s", who, known.what, seconds)
 
     def stats(self) -> list[ShortageStats]:
-        """Each, the first one first."""
+        """Return all shortages, oldest first."""
         now = self._now()
         return [
             ShortageStats(who=who, what=one.what, for_s=round(now - one.since, 3), times=one.times)

@@ -1,14 +1,13 @@
-"""The current Python stacks of a worker: requested from its zygote, read from the file that both
-share.
+"""The current Python stacks of a worker, which it writes to a shared file on a signal.
 
-    here: empty the file --STACK--> zygote --signal--> worker's C handler writes, and the call goes on
+    here: empty the file --STACK--> zygote --signal--> worker's C handler writes, the call goes on
           read once the handler has returned <---------'
 
 The handler writes piece by piece, and a busy machine may stop the worker between two pieces. While
 the handler runs, the kernel blocks the signal in its thread, the main one unless that thread itself
 blocks the signal: /proc shows when the dump is complete. The dump does not appear in the call's
-output. If no stack comes, the kernel knows why: the process blocks the signal, ignores it, is
-stopped, or has become another program.
+output. If no stack comes, /proc shows why: the process blocks the signal, ignores it, is stopped,
+or has become another program.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from .worker import Worker
 #: Seconds in which a dump must begin, and in which it must be complete.
 ANSWER_S: Final = 2.0
 _WHOLE_S: Final = 8.0
-#: Seconds between two looks; looks without news after which a dump is whole, if no handler runs.
+#: Seconds between two checks of the file; and the number of checks without growth after which a
+#: dump is complete, if no handler runs.
 _LOOK_S: Final = 0.01
 _QUIET: Final = 3
 _ENDED: Final = "its process has ended"
@@ -35,7 +35,7 @@ _NAME: Final = stack_dumps.SIGNAL.name
 
 
 async def of_worker(worker: Worker) -> tuple[str, str]:
-    """Return the stacks; or nothing, and why there are none."""
+    """Return the stacks and an empty string, or an empty string and why there are no stacks."""
     zygote, file = worker.zygote, worker.zygote.stack_file
     if file.fd < 0:
         return "", "this system has no files in memory (memfd_create), which stacks are written to"
@@ -57,7 +57,7 @@ def _is_there(worker: Worker) -> bool:
 
 
 async def _arriving(worker: Worker, blocked: bool) -> str:
-    """Wait for the dump; ``blocked``: the main thread itself blocks the signal."""
+    """Wait for the dump and return it; ``blocked``: the main thread itself blocks the signal."""
     file = worker.zygote.stack_file
     began = time.monotonic()
     size = quiet = 0
@@ -85,7 +85,7 @@ def _why_silent(pid: int) -> str:
         return "its process is stopped (SIGSTOP, or a debugger)"
     if state == "D":
         return "its process is blocked in the kernel by a disk or device, and handles no signal"
-    # Pending, or about to be: a busy zygote may not have sent it yet.
+    # The signal is pending, or about to be: a busy zygote may not have sent it yet.
     if any(_has(pid, mask) for mask in ("ShdPnd", "SigPnd", "SigBlk")):
         return f"the call's code blocks {_NAME}, which asks for stacks"
     return (
@@ -95,7 +95,7 @@ def _why_silent(pid: int) -> str:
 
 
 def _has(pid: int, mask: str) -> bool:
-    """Return whether the signal is in one of the masks of a process's main thread."""
+    """Return whether the signal is in this mask of a process's main thread."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines()
     except OSError:

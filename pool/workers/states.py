@@ -1,4 +1,4 @@
-"""The roles' states and their legal moves. An illegal one raises, with the story so far."""
+"""The states of zygotes and workers, and the legal moves; an illegal move raises an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ZygoteState(enum.Enum):
 
     STARTING = "starting"
     READY = "ready"
-    #: Asked to leave; takes no more calls.
+    #: Asked to exit; takes no more calls.
     EXITING = "leaving"
     GONE = "gone"
 
@@ -20,14 +20,14 @@ class ZygoteState(enum.Enum):
 class WorkerState(enum.Enum):
     """A worker, as the supervisor sees it."""
 
-    #: By identity. That of `Enum` is Python, and each call makes three moves.
+    #: By identity: `Enum.__hash__` is written in Python and slow, and each call makes three moves.
     __hash__ = object.__hash__
 
     #: Forked, not prepared yet (start method spawn).
     PREPARING = "preparing"
     SPARE = "spare"
     BUSY = "busy"
-    #: It was told to stop, or its result is here; its process has not been reported dead.
+    #: Told to stop, or its result has arrived; the process has not been reported dead.
     EXITING = "ending"
     GONE = "gone"
 
@@ -48,7 +48,7 @@ WORKER_MOVES: Final[Mapping[WorkerState, frozenset[WorkerState]]] = {
 
 
 class IllegalMove(Exception):
-    """A role was asked to move where it cannot go: a bug in the pool."""
+    """A zygote or worker was to make a move that its table does not list: a bug in the pool."""
 
 
 S = TypeVar("S", ZygoteState, WorkerState)
@@ -69,10 +69,10 @@ class StateMachine(Generic[S]):
         self._history = [start]
 
     def move(self, to: S) -> None:
-        """Go there.
+        """Change to this state.
 
         Raises:
-            IllegalMove: the table has no such move.
+            IllegalMove: the table has no such move. The message lists the states so far.
         """
         if to not in self._moves[self.now]:
             story = " -> ".join(state.value for state in self._history)

@@ -1,4 +1,4 @@
-"""What the supervisor knows of one call and of one worker."""
+"""What the supervisor knows about one call and about one worker."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .output_buffer import OutputBuffer, without_our_frames
 from .states import WORKER_MOVES, StateMachine, WorkerState
 from .zygote import ZygoteProcess
 
-#: How often a call is given to workers that die before they begin it.
+#: How many workers a call is given to, if each dies before it begins the call.
 ATTEMPTS: Final = 3
-#: A call with a shorter time limit cannot be asked why it had not begun.
+#: A worker that is stopped sooner than this after it got its call may well not have begun it.
 TO_BEGIN_S: Final = 1.0
 
 
 class CallKeeper(Protocol):
-    """Handles calls of instances, whose workers live on: `residents.runner`."""
+    """Handles calls of instances, whose workers outlive each call: `residents.runner`."""
 
     def withdraw(self, call_id: int, running: ActiveCall) -> None:
         """Withdraw a call that may not have begun."""
 
     def cancel(self, call_id: int, running: ActiveCall, reason: str) -> None:
-        """Cancel a call that is no longer awaited."""
+        """Cancel a call that its caller no longer wants."""
 
     def stop(self, call_id: int, running: ActiveCall, stop: Stop, *, grace: float) -> None:
         """Stop a call that exceeded a limit."""
@@ -44,7 +44,7 @@ class AppKeeper(Protocol):
         """The worker sent a frame."""
 
     def printed(self, worker: Worker, chunk: bytes) -> None:
-        """The worker printed something."""
+        """The worker wrote output."""
 
     def died(self, worker: Worker, cause: Cause) -> None:
         """The worker is dead, or its channel cannot be read."""
@@ -54,7 +54,7 @@ class AppKeeper(Protocol):
 
 
 class ActiveCall:
-    """A call between its submission and its one end."""
+    """A call between its submission and its outcome."""
 
     __slots__ = (
         "attempts",
@@ -84,7 +84,7 @@ class ActiveCall:
     ) -> None:
         self.id = call_id
         self.call = call
-        #: The call's own, and the pool's defaults where it has none.
+        #: The call's own limits, and the pool's defaults for limits that the call leaves out.
         self.limits = limits
         self.sink = sink
         self.key = key
@@ -93,48 +93,49 @@ class ActiveCall:
         self.worker: Worker | None = None
         #: For a call of an instance: its keeper.
         self.keeper: CallKeeper | None = None
-        #: In a resident: the call's output; other workers have the output of a single call.
+        #: In a resident: the output of this call. Another worker's output is that of its only call.
         self.own_output: OutputBuffer | None = None
-        #: In a resident: why the call is being stopped there, if its caller should get that.
+        #: In a resident: why the call is being stopped, if its caller should get that reason.
         self.stop: Stop | None = None
-        #: How many GPUs it needs; and those it has, once it has a worker.
+        #: How many GPUs the call needs; and its GPUs, once it has a worker.
         self.gpus_wanted = 0
         self.gpus: tuple[str, ...] = ()
         self.timer: asyncio.TimerHandle | None = None
         self.soft_timer: asyncio.TimerHandle | None = None
         self.attempts = 1
-        #: Items its worker may still send: what was asked for, and has not come.
+        #: Items that the worker may still send: those requested that have not arrived.
         self.room = wire.WINDOW if call.stream else 0
         self.streaming = False
-        #: Whether its function has returned, and its process is exiting.
+        #: Whether the call's function has returned, and its process is exiting.
         self.exiting = False
         self.done = False
 
     @property
     def phase(self) -> Phase:
-        """Return its phase."""
+        """Return the call's phase."""
         if self.worker is None:
             return Phase.QUEUE
         return Phase.EXIT if self.exiting else Phase.RUN
 
     @property
     def written(self) -> OutputBuffer | None:
-        """Return its output so far."""
+        """Return the call's output so far, if any."""
         if self.own_output is not None or self.worker is None:
             return self.own_output
         return self.worker.link.output
 
     def fds_of(self, frame: wire.Frame) -> tuple[int, ...]:
-        """Return descriptors of its item or result, for its sink: only pickles come with any."""
+        """Return the descriptors of an item or result, for the sink: only pickles have any."""
         if frame.fds and self.call.codec is Codec.PICKLE:
             return frame.take_fds()
         return ()
 
     def take_item(self, frame: wire.Frame) -> None:
-        """Take an item that it yielded.
+        """Pass an item that the call yielded to its sink.
 
         Raises:
-            BadFrame: nobody asked for as much. Its runtime waits; user code wrote this.
+            BadFrame: the item exceeds the credit. The runtime waits for credit, so user code wrote
+                this frame.
         """
         if not self.room:
             raise wire.BadFrame("more items than the credit allows")
@@ -143,8 +144,8 @@ class ActiveCall:
         self.sink.item(frame.body, self.fds_of(frame))
 
     def may_run_again(self, *, began: bool) -> bool:
-        """Return whether it may be tried again after its worker's death: none of it ran, or it is
-        idempotent.
+        """Return whether the call may be tried again after its worker's death: no user code had
+        begun, or the call is idempotent.
         """
         if not began:
             return self.attempts < ATTEMPTS
@@ -153,7 +154,7 @@ class ActiveCall:
         return once_more and not self.streaming and not self.call.fds
 
     def try_again(self) -> None:
-        """Back to the queue."""
+        """Reset the state of the last attempt: the call returns to the queue."""
         self.attempts += 1
         self.room = wire.WINDOW if self.call.stream else 0
         self.worker = self.own_output = self.stop = None
@@ -161,7 +162,7 @@ class ActiveCall:
         self.cancel_timer()
 
     def cancel_timer(self) -> None:
-        """No limit is running now."""
+        """Cancel the timers of all limits."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -170,35 +171,35 @@ class ActiveCall:
             self.soft_timer = None
 
     def close_fds(self) -> None:
-        """Close its descriptors, which no further attempt needs."""
+        """Close the call's descriptors, which no further attempt needs."""
         for fd in self.call.fds:
             os.close(fd)
 
 
 @dataclass(slots=True, eq=False)
 class LoadedInstance:
-    """One instance in its worker, beside its row in the table of instances."""
+    """One instance in its worker; the table of instances has a row for it, too."""
 
     worker: Worker
     gpus: tuple[str, ...]
-    #: Memory limit of its constructor.
+    #: Memory limit of the constructor.
     limit_mb: int | None
     created_at: float = field(default_factory=time.time)
-    #: Whether a call has got its constructor's output.
+    #: Whether a call has received the constructor's output.
     heard: bool = False
-    #: Whether it was called since its memory was measured; the result, and when that was.
+    #: Whether the instance was called since its memory was measured; the result, and its time.
     used: bool = True
     memory_bytes: int = 0
     measured_at: float = 0.0
-    #: Whether its worker died before it began to create the instance.
+    #: Whether the worker died before it began to create the instance.
     unmade: bool = False
-    #: Why it ended.
+    #: Why the instance ended.
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StuckWorker:
-    """What is known of a worker that cannot be killed, after its call was forgotten."""
+    """What is known about a worker that cannot be killed, after its call has finished."""
 
     since: float
     call: int | None
@@ -255,39 +256,41 @@ class Worker:
         self.since = now
         first = WorkerState.SPARE if prepared else WorkerState.PREPARING
         self.state = StateMachine(f"worker {pid}", first, WORKER_MOVES)
-        #: Whether it was ever ready for a call.
+        #: Whether the worker was ever ready for a call.
         self.prepared = prepared
         self.running: ActiveCall | None = None
-        #: Of a resident: its instance, the calls in it, and the call for which it is being stopped.
+        #: Of a resident: its instance and its calls; ``culprit``, below: the call because of which
+        #: the resident is being stopped.
         self.instance: str | None = None
         self.calls: dict[int, ActiveCall] = {}
         #: Of an app worker: its keeper.
         self.app: AppKeeper | None = None
         self.culprit: int | None = None
-        #: Whether it is creating its instance now.
+        #: Whether the worker is creating its instance now.
         self.loading = False
         #: Of a resident: output while no call runs in it.
         self.aside: OutputBuffer | None = None
-        #: Set when the supervisor stops it: why, if its call should get that.
+        #: Set when the supervisor stops the worker: why, if the call should get that reason.
         self.stop: Stop | None = None
         self.stopping = False
-        #: Since when its process should be gone.
+        #: Since when the process should be gone.
         self.exiting_since: float | None = None
-        #: When it last read a part of its call, and whether it was asked if it had begun.
+        #: When the worker last accepted a part of its call, and whether its zygote was asked to
+        #: kill it unless user code has begun.
         self.fed_at = now
         self.doubted = False
-        #: Whether it was checked since, and was then stopped (SIGSTOP) from outside.
+        #: Whether the worker was checked since, and was then stopped (SIGSTOP) from outside.
         self.looked_at = self.stopped = False
-        #: When its channel ended.
+        #: When the channel ended.
         self.hung_up_at: float | None = None
-        #: Its own directory, if its call needs one.
+        #: The scratch directory, if the call needs one.
         self.scratch: str | None = None
-        #: Whether the call that ended in it used little memory.
+        #: Whether the call that finished in this worker used little memory.
         self.small = False
-        #: Its wait status once it is dead, and since when that is known.
+        #: The wait status once the worker is dead, and when that became known.
         self.status: int | None = None
         self.dead_since = now
-        #: Set while it, or what it left, cannot be killed.
+        #: Set while the worker, or a process that it left, cannot be killed.
         self.stuck: StuckWorker | None = None
 
     def __repr__(self) -> str:
@@ -295,9 +298,9 @@ class Worker:
         return f"<worker {self.pid} {self.state.now.value} call={call}>"
 
     def should_have_begun(self, now: float) -> bool:
-        """Return whether it is odd that it ended before user code began in it."""
+        """Return whether it is suspicious that the worker exited before user code began."""
         if self.stopped:
-            return False  # from outside, which is no fault of what its zygote preloaded
+            return False  # stopped from outside, which no preloaded module causes
         if self.doubted:
             return True
         if self.stop is not None:
@@ -306,15 +309,15 @@ class Worker:
 
     @property
     def is_over(self) -> bool:
-        """Return whether its frames and output are of no further use: it has no call, or its call
-        has ended.
+        """Return whether the worker's frames and output are of no further use, because it has no
+        call or its call has finished.
         """
         running = self.running
         return self.instance is None and (running is None or (running.done and not running.exiting))
 
     def taker(self) -> OutputBuffer:
-        """Of a resident: return the call that gets the output now, which is the one that began
-        first.
+        """Return the buffer that gets a resident's output now: that of the oldest call in it, or
+        `aside` if no call runs.
         """
         for running in self.calls.values():
             if running.own_output is not None:
@@ -323,7 +326,7 @@ class Worker:
         return self.aside
 
     def read(self, fd: int) -> bytes | None:
-        """Read what it printed to one of its outputs; return None at its end."""
+        """Read output from one of the worker's pipes, and pass it on; return None at its end."""
         running = self.running
         if self.app is not None:
             if chunk := self.link.read_output(fd):
@@ -335,20 +338,20 @@ class Worker:
         chunk = self.link.read_output(fd)
         if not chunk or running is None or running.done:
             return chunk
-        # After its time is up it prints its stacks, which come with its end.
+        # After its limit, the worker prints its stacks, which belong to the outcome.
         if running.sink.wants_output and self.stop is None:
             running.sink.output(without_our_frames(chunk), stderr=fd == self.link.errors)
         return chunk
 
     def read_all(self) -> bool:
-        """Take what it printed; whether it was anything."""
+        """Read all pipes of the worker; return whether there was any output."""
         found = False
         for fd in self.link.outputs:
             found = bool(self.read(fd)) or found
         return found
 
     def take(self, running: ActiveCall, now: float) -> None:
-        """Give it this call."""
+        """Assign this call to the worker."""
         self.state.move(WorkerState.BUSY)
         self.running = running
         running.worker = self

@@ -1,13 +1,13 @@
-"""The workers: their channels and outputs read, their calls handed over, their ends noticed.
+"""The workers: reads their channels and output, hands over their calls, handles their deaths.
 
     SPARES -> Worker -> WorkerListener.worker_ready
     hand_over(call) -> CALL --> worker --> ITEM*, RESULT -> WorkerListener.item, result
     stop -> zygote's STOP
-    EXITED -> what it sent before -> WorkerListener.died -> GONE -> WorkerListener.worker_gone
+    EXITED -> frames sent before -> WorkerListener.died -> GONE -> WorkerListener.worker_gone
 
-The zygotes' news of workers, SPARES, EXITED and GONE, come here from `zygote_set`.
+The zygotes' reports about workers (SPARES, EXITED, GONE) come from `zygote_set`.
 
-Bytes that users sent or printed pass through here unread.
+Bytes that users sent or printed pass through here uninterpreted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .states import WorkerState
 from .worker import ActiveCall, Worker
 from .zygote import ZygoteProcess
 
-#: Rounds of reading a dead worker's output: more than a pipe holds.
+#: Rounds of reading a dead worker's output; together they read more than a pipe holds.
 _LAST_TURNS: Final = 16
 
 
@@ -54,7 +54,7 @@ class WorkerSet:
         self._listener = listener
         self._ids = itertools.count(1)
         self.by_id: dict[int, Worker] = {}
-        #: By guard's and worker's pid: a pid is free again once its zygote has reaped it.
+        #: By guard's and worker's pid: a pid may be reused once its zygote has reaped the process.
         self._by_pid: dict[tuple[int, int], Worker] = {}
 
     def __iter__(self) -> Iterator[Worker]:
@@ -65,8 +65,8 @@ class WorkerSet:
     def welcome(
         self, zygote: ZygoteProcess, pids: list[int], fds: list[int], *, ready: bool
     ) -> int:
-        """Register workers that a zygote forked; return how many are new. ``fds`` keeps descriptors
-        that were not taken.
+        """Register workers that a zygote forked; return how many are new. Descriptors that were not
+        taken stay in ``fds``.
         """
         now = self._now()
         each = len(fds) // len(pids)
@@ -99,9 +99,7 @@ class WorkerSet:
         return len(workers)
 
     def _is_new(self, zygote: ZygoteProcess, pid: int) -> bool:
-        """Return whether a pid belongs to no living worker, which it does if it is
-        reported twice.
-        """
+        """Return whether no living worker has this pid; a zygote may report the same worker twice."""
         before = self._by_pid.get((zygote.process.pid, pid))
         if before is not None and before.status is not None:
             self.forget(before)
@@ -111,7 +109,7 @@ class WorkerSet:
     # Commands.
 
     def hand_over(self, worker: Worker, running: ActiveCall, env: Mapping[str, str]) -> None:
-        """Give a spare its call, to run with these variables."""
+        """Give a spare its call, to run with these environment variables."""
         worker.take(running, self._now())
         call = running.call
         meta = wire.pack_call_meta(
@@ -127,21 +125,21 @@ class WorkerSet:
         self.send(worker, wire.CALL, meta, call.body, call.fds)
 
     def catch_up(self, worker: Worker) -> None:
-        """Take what it has sent already, before something is decided about it."""
+        """Read what a worker has sent by now, before a decision about it."""
         self._on_channel(worker, worker.link.channel_fd, False)
 
     def credit(self, worker: Worker, items: int) -> None:
-        """Let it yield that many more."""
+        """Let the worker send that many more items."""
         self.send(worker, wire.CREDIT, wire.CREDIT_META.pack(items))
 
     def dismiss(self, worker: Worker) -> None:
-        """End a spare: it leaves when its channel closes."""
+        """End a spare by closing its channel, on which it exits."""
         worker.state.move(WorkerState.EXITING)
         worker.exiting_since = self._now()
         worker.link.hang_up()
 
     def stop(self, worker: Worker, stop: Stop | None, *, grace: float, dump: bool = False) -> None:
-        """Stop a worker and its process tree; ``stop`` says why, if its call should get that."""
+        """Stop a worker and its process tree; ``stop``: the reason, if the call should get it."""
         worker.stop = worker.stop or stop
         worker.stopping = True
         if worker.state.now is WorkerState.SPARE:
@@ -159,13 +157,13 @@ class WorkerSet:
         body: bytes = b"",
         fds: tuple[int, ...] = (),
     ) -> None:
-        """Send it a frame; what does not go at once follows when it can."""
+        """Send a frame; whatever the socket does not accept now follows when it can."""
         try:
             worker.link.send(kind, meta, body, fds)
         except GONE:
-            return  # It died: EXITED follows, and a call that had not begun is tried again.
+            return  # The worker died: EXITED follows, and a call that had not begun is retried.
         except OSError as error:
-            # It lives, and would wait for this forever.
+            # The worker lives, and would wait for this frame forever.
             self.stop(worker, exit_causes.not_handed_over(error), grace=0.0)
             return
         if worker.link.unsent:
@@ -182,7 +180,7 @@ class WorkerSet:
             self._on_bad_frame(worker, str(error))
             return
         if frames is None:
-            # The worker has ended, or user code closed its channel: EXITED says which.
+            # The worker has exited, or user code closed its channel: EXITED says which.
             self._poller.forget(worker.link.channel_fd)
             worker.hung_up_at = self._now()
             if worker.state.now is WorkerState.SPARE:
@@ -204,7 +202,7 @@ class WorkerSet:
             self._poller.want_to_write(worker.link.channel_fd, False)
 
     def _on_frame(self, worker: Worker, frame: wire.Frame) -> None:
-        """Handle a frame, and close those of its descriptors that are not taken."""
+        """Handle a frame, and close descriptors of the frame that nobody took."""
         running = worker.running
         try:
             if worker.app is not None:
@@ -221,10 +219,10 @@ class WorkerSet:
                 worker.read_all()
                 self._listener.exit_told(worker, frame)
             elif running is None or running.done or worker.stop is not None:
-                pass  # Its call was cancelled meanwhile, or its time is up: too late.
+                pass  # Too late: the call was cancelled meanwhile, or exceeded a limit.
             elif frame.kind == wire.RESULT:
                 meta = wire.ResultMeta.unpack(frame.meta)
-                # Output before its result is in the pipe by now.
+                # Output written before the result is in the pipe by now.
                 worker.read_all()
                 self._listener.result(worker, running, frame, meta)
                 if not running.exiting:
@@ -236,9 +234,7 @@ class WorkerSet:
                 os.close(fd)
 
     def leaves(self, worker: Worker) -> None:
-        """A worker has nothing left to do: its zygote reports its death; later frames
-        are ignored.
-        """
+        """Stop reading from a worker that only has to exit; its zygote will report its death."""
         if worker.state.now is WorkerState.BUSY:
             worker.state.move(WorkerState.EXITING)
             worker.exiting_since = self._now()
@@ -248,7 +244,7 @@ class WorkerSet:
         try:
             self._on_frame(worker, frame)
         except wire.BadFrame:
-            pass  # its death says more; those behind it have descriptors to be closed, too
+            pass  # the death says more; later frames may have descriptors, which must be closed
 
     def _on_bad_frame(self, worker: Worker, problem: str) -> None:
         self._poller.forget(worker.link.channel_fd)
@@ -265,7 +261,7 @@ class WorkerSet:
             self._poller.forget(fd)
 
     def failed(self, worker: Worker, error: Exception) -> None:
-        """Stop a worker for which flashpool's own code raised this error, with its call."""
+        """Stop a worker for which flashpool's own code raised this error; its call fails."""
         if worker.id not in self.by_id:
             return
         self._poller.forget(worker.link.channel_fd, *worker.link.outputs)
@@ -277,7 +273,7 @@ class WorkerSet:
     # Deaths.
 
     def exited(self, zygote: ZygoteProcess, death: wire.Exited) -> None:
-        """A zygote reported this worker's death."""
+        """Handle a zygote's report of a worker's death."""
         worker = self._by_pid.get((zygote.process.pid, death.worker))
         if worker is None or worker.status is not None:
             return
@@ -314,9 +310,7 @@ class WorkerSet:
             self._listener.worker_not_ready(worker)
 
     def _go_on_reading(self, worker: Worker) -> None:
-        """Keep reading the output, which its processes may write while they end, so that they do
-        not block.
-        """
+        """Keep reading a dead worker's output, so that its orphans do not block while they exit."""
         if worker.running is None or not worker.running.done:
             return
         for fd in worker.link.outputs:
@@ -325,7 +319,7 @@ class WorkerSet:
                 self._poller.watch(fd, worker, self._on_output, self.failed)
 
     def dropping(self, zygote: ZygoteProcess, pid: int) -> None:
-        """A zygote kills this one, in which user code has not begun."""
+        """Handle a zygote's report that it kills a worker in which user code has not begun."""
         worker = self._by_pid.get((zygote.process.pid, pid))
         if worker is not None and worker.status is None and not worker.stopping:
             worker.stopping = True
@@ -334,7 +328,7 @@ class WorkerSet:
                 worker.state.move(WorkerState.EXITING)
 
     def is_stuck(self, worker: Worker) -> None:
-        """Give up a worker that was killed long ago, if it or its orphans still exist."""
+        """Mark a worker as stuck that was killed long ago, if it or its orphans still exist."""
         if not stuck.remains(worker, {one.pid for one in self}):
             self._lost(worker)
             return
@@ -344,7 +338,7 @@ class WorkerSet:
 
     def _give_up(self, worker: Worker) -> None:
         self._listener.worker_stuck(worker)
-        worker.running = None  # whatever it sends when it goes on is for nobody
+        worker.running = None  # if the worker ever goes on, its frames have no receiver
 
     def _lost(self, worker: Worker) -> None:
         """Handle a worker that is gone, perhaps without a report of its death."""
@@ -355,13 +349,13 @@ class WorkerSet:
         self.forget(worker)
 
     def gone(self, zygote: ZygoteProcess, pid: int) -> None:
-        """The orphans of a dead worker are gone, too."""
+        """Handle a zygote's report that a dead worker's orphans are gone, too."""
         worker = self._by_pid.get((zygote.process.pid, pid))
         if worker is not None:
             self._lost(worker)
 
     def of(self, zygote: ZygoteProcess | None) -> list[Worker]:
-        """A zygote's workers."""
+        """Return the workers of a zygote."""
         return [worker for worker in self if worker.zygote is zygote]
 
     def forget(self, worker: Worker) -> None:
@@ -374,7 +368,7 @@ class WorkerSet:
         self._retire_environment(worker)
 
     def _retire_environment(self, worker: Worker) -> None:
-        """Nothing comes from it any more: close its descriptors."""
+        """Close the descriptors of a worker from which no more data comes, and remove it."""
         worker.state.move(WorkerState.GONE)
         del self._by_pid[worker.zygote.process.pid, worker.pid]
         del self.by_id[worker.id]
@@ -384,10 +378,10 @@ class WorkerSet:
             self._listener.worker_gone(worker)
         except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
             self._recorder.callback_failed(f"the end of {worker!r}", error)
-        worker.running = None  # a cycle that holds the call's bytes: the collector is too late
+        worker.running = None  # breaks a cycle that would hold the call's bytes until a collection
 
     def read_last(self, worker: Worker) -> None:
-        """Take what it sent and printed before: a result that made it is a result."""
+        """Read the frames and output that a worker sent before it died: its result still counts."""
         try:
             for frame in worker.link.read_last():
                 self._on_last_frame(worker, frame)

@@ -1,4 +1,4 @@
-"""The supervisor's end of one zygote: its process, its control socket, and its last messages."""
+"""The supervisor's end of one zygote: its process, control socket and output."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ from .zygote_packets import fork_packet, in_packets, packet
 _BOOT: Final = Path(_child.__file__).with_name("boot.py")
 _FLAGS: Final = ("-I", "-S", str(_BOOT))
 _WORDS_LIMIT: Final = 16 * 1024
-#: A program on local disk that executes the program named behind it.
+#: A program on local disk that executes the program named by its arguments.
 _STEP: Final = shutil.which("nice")
 
 
 class ZygoteProcess:
-    """An executed guard with its zygote. The guard's exit means that all processes below it are
-    gone.
+    """A guard, started with exec, with its zygote.
+
+    The guard's exit means that all processes below it are gone.
     """
 
     def __init__(
@@ -53,48 +54,47 @@ class ZygoteProcess:
         self.python = python
         self.method = method
         self.preload = preload
-        #: Seconds in which it must start, and import each module that it preloads.
+        #: Seconds in which the zygote must start, and import each module that it preloads.
         self.start_limit_s = config.start_timeout_s
-        #: When it was started, or last reported progress.
+        #: When the zygote was started; when it last reported progress.
         self.started_at = self.progress_at = now
         self.ready_at: float | None = None
         self.pid: int | None = None
         self.version = ""
         self.skipped: dict[str, str] = {}
-        #: Whether its workers find modules preloaded.
+        #: Whether the workers find modules preloaded.
         self.has_preloaded = False
         #: Memory tricks in use.
         self.memory_tricks: tuple[str, ...] = ()
         self.loading: str | None = None
         self.unsafe: tuple[str, str] | None = None
-        #: The resource that the machine lacks, by its last message.
+        #: The resource that the machine lacks, as the zygote last reported.
         self.short_of = ""
-        #: Requests it has not answered, and when it last did answer: a stopped zygote
-        #: shows by leaving them.
+        #: Forks that were requested and not answered: a stopped zygote answers no request.
         self._forks = 0
-        #: Whether a PING is unanswered, and when the last was answered.
+        #: Whether a PING is unanswered, and when the last one was answered.
         self._pinged = False
         self.ponged_at = now
-        #: Since when it is stopped (SIGSTOP), as far as is known.
+        #: Since when the zygote has been stopped (SIGSTOP), as far as is known.
         self.stopped_since: float | None = None
-        #: Whether the pool itself killed it, and not because it had been stopped from outside.
+        #: Whether the pool killed the zygote for a reason other than SIGSTOP from outside.
         self.failed = False
-        #: When the pool killed it.
+        #: When the pool killed the zygote.
         self.killed_at: float | None = None
-        #: Whether it forked workers; whether user code began in one; how many ended since without
-        #: that.
+        #: Whether it forked workers; whether user code began in any; and how many workers in a row
+        #: have exited since before user code began in them.
         self.forked = False
         self.proven = False
         self.stillborn = 0
         self.sources = CompileAhead()
-        #: When its control socket ended; when it was asked to exit.
+        #: When the control socket ended; when the zygote was asked to exit.
         self.hung_up_at: float | None = None
         self.exiting_at = now
         self.answered_at = now
         self.state = StateMachine(f"zygote {key}", ZygoteState.STARTING, ZYGOTE_MOVES)
         self.words = OutputBuffer(_WORDS_LIMIT)
         self._words_said = False
-        #: The name of the directory that its calls' files lie in, and where that is made first.
+        #: The name of the directory for files of calls, and the first place to try for it.
         self._files = f"flashpool-{os.getpid()}-{os.urandom(6).hex()}"
         self._tmpdir = config.zygote_env().get("TMPDIR", "")
         self._unsent: deque[bytes] = deque()
@@ -113,7 +113,7 @@ class ZygoteProcess:
             theirs.callback(os.close, words_w)
             unless_up.callback(os.close, self.words_fd)
             unless_up.callback(self.stack_file.close)
-            # Its calls get the limit with which this process was started.
+            # Calls get the limit of open files with which this process was started.
             descriptors = processes.descriptors_of_children() or 0
             stacks = self.stack_file.fd
             arguments = map(str, (far.fileno(), os.getpid(), descriptors, self._files, stacks))
@@ -137,41 +137,41 @@ class ZygoteProcess:
         os.set_blocking(self.words_fd, False)
 
     def _step(self) -> list[str]:
-        """Return the program that is executed first, and becomes the interpreter.
+        """Return the start of a command line that executes the interpreter in a second step.
 
-        Until a child has executed a program, the thread that started it stands still, and with it
-        this whole process: if a volume hangs, indefinitely. So the child first becomes a program on
-        local disk, and waits for the volume alone.
+        Until a child has executed a program, the thread that started the child is blocked, and with
+        it the whole event loop; if a volume hangs, indefinitely. So the child first executes a
+        program on local disk, and then waits for the volume alone.
         """
         apart = self.key.environment != BASE_ENVIRONMENT and _STEP is not None
         return [str(_STEP), "-n", "0"] if apart else []
 
     def _environ(self, config: PoolConfig) -> dict[str, str]:
-        # Each worker would bind symbols again that are bound at first use, in pages of its own; the
+        # With lazy binding, each worker would bind symbols again, in its own copy of the pages. The
         # zygote hides this variable from calls.
         return {**config.zygote_env(), wire.BIND_NOW: "1"}
 
     def send(self, op: str, **fields: object) -> None:
-        """Send a command; kept until the socket takes it."""
+        """Send a command; if the socket does not accept it now, keep it until it does."""
         self._unsent.append(packet(op, **fields))
         self.flush()
 
     def ask_to_preload(self, names: tuple[str, ...]) -> None:
-        """Name the modules that it imports before it starts."""
+        """Send the names of modules for the zygote to import before it reports READY."""
         for modules in in_packets(names):
             self.send(wire.PRELOAD, modules=modules)
 
     def fork(self, number: int, practise: str, now: float) -> None:
-        """Have it fork spares, which warm up for this codec unless it is empty."""
+        """Have the zygote fork spares, which warm up for the codec ``practise`` unless empty."""
         if self.unanswered == 0:
             self.answered_at = now
         self._forks += number
-        # One of very few packets.
+        # Encoding is cached: few distinct packets exist.
         self._unsent.append(fork_packet(number, practise))
         self.flush()
 
     def ping(self, now: float) -> None:
-        """Ask whether it lives; once, until it answers."""
+        """Ask whether the zygote lives, unless such a request is unanswered."""
         if self._pinged:
             return
         if self.unanswered == 0:
@@ -180,41 +180,39 @@ class ZygoteProcess:
         self.send(wire.PING)
 
     def answered_ping(self, now: float) -> None:
-        """It answered a PING, so it lives."""
+        """Record the answer to a PING."""
         self._pinged = False
         self.ponged_at = now
 
     @property
     def unanswered(self) -> int:
-        """Forks it was asked for and has not answered, and a ping."""
+        """Return the number of unanswered requests: forks, and a PING."""
         return self._forks + self._pinged
 
     def answered_forks(self, number: int) -> int:
-        """It answered about so many forks. An answer may come twice, so only known ones are
-        counted.
-        """
+        """Record the answer to forks; return how many were awaited, as an answer may come twice."""
         number = min(number, self._forks)
         self._forks -= number
         return number
 
     def stop_worker(self, pid: int, *, grace: float, dump: bool) -> None:
-        """Have it stop a worker and its process tree."""
+        """Have the zygote stop a worker and its process tree."""
         self.send(wire.STOP, worker=pid, grace=grace, dump=dump)
 
     def soften_worker(self, pid: int) -> None:
-        """Have it signal a worker whose call's soft limit has passed."""
+        """Have the zygote signal a worker whose call has passed its soft limit."""
         self.send(wire.SOFT, worker=pid)
 
     def ask_for_stacks(self, pid: int) -> None:
-        """Have it signal a worker to write its stacks."""
+        """Have the zygote signal a worker to write its stacks."""
         self.send(wire.STACK, worker=pid)
 
     def drop_worker(self, pid: int) -> None:
-        """Have it kill a worker, unless user code has begun there."""
+        """Have the zygote kill a worker, unless user code has begun in it."""
         self.send(wire.DROP, worker=pid)
 
     def flush(self, *, writable: bool = False) -> None:
-        """Send what waits, as much as the socket takes; the poller tells when it takes more."""
+        """Send waiting packets until the socket is full; the poller reports when it has room."""
         while self._unsent:
             try:
                 self.control.send(self._unsent[0])
@@ -222,7 +220,7 @@ class ZygoteProcess:
                 self._poller.want_to_write(self.control_fd, True)
                 return
             except OSError:
-                # It is gone; its pidfd reports that more reliably.
+                # The zygote is gone; the guard's pidfd reports that more reliably.
                 self._unsent.clear()
                 break
             self._unsent.popleft()
@@ -230,7 +228,7 @@ class ZygoteProcess:
             self._poller.want_to_write(self.control_fd, False)
 
     def is_ready(self, message: wire.Meta, now: float) -> None:
-        """It reported READY."""
+        """Handle READY."""
         self.pid = message["pid"]
         self.version = message["python"]
         self.has_preloaded = message["preloaded"]
@@ -240,7 +238,7 @@ class ZygoteProcess:
         self.state.move(ZygoteState.READY)
 
     def read_words(self) -> bool:
-        """Keep what it printed itself; False at the end."""
+        """Read and keep the zygote's own output; return False at the end."""
         for _ in range(4):
             try:
                 chunk = os.read(self.words_fd, 65536)
@@ -253,28 +251,26 @@ class ZygoteProcess:
 
     @property
     def curable(self) -> bool:
-        """Return whether it would start if its workers were spawned."""
+        """Return whether the zygote would start if its workers were spawned."""
         return self.unsafe is not None and self.key.profile == 0 and self.ready_at is None
 
     @property
     def was_killed(self) -> bool:
-        """Return whether it was ended from outside, and not by a fault of its own, as far as is
-        known.
-        """
+        """Return whether, as far as is known, the zygote was killed from outside, not for a fault."""
         code = self.process.returncode
         killed = code is not None and (code < 0 or code == 128 + signal.SIGKILL)
         return killed and not self.failed
 
     @property
     def met_shortage(self) -> bool:
-        """Return whether it did not start because the machine lacks a resource."""
+        """Return whether the zygote did not start because the machine lacks a resource."""
         short = self.short_of or self.process.returncode == shortage.EXIT_STATUS
         return bool(short) and self.ready_at is None
 
     def kill(self, why: str, now: float, *, failed: bool = True) -> None:
-        """End it at once; the guard cleans up below it, and its exit tells when.
+        """Kill the zygote; its guard kills the processes below it, and then exits.
 
-        ``failed``: it did not work; else it was hindered from outside.
+        ``failed``: the zygote did not work; otherwise, something outside stopped it.
         """
         if not self._words_said:
             self.words.append(f"\n{why}".encode())
@@ -287,41 +283,41 @@ class ZygoteProcess:
             processes.send(self.process.pid, signal.SIGKILL)
 
     def kill_with_guard(self) -> None:
-        """Kill it together with a guard that does not act, because the guard was stopped."""
+        """Kill the zygote, all below it, and its guard, which does not act by itself."""
         for pid in (*processes.descendants(self.process.pid), self.process.pid):
             processes.send(pid, signal.SIGKILL)
 
     @property
     def cannot_exit(self) -> bool:
-        """Return whether its guard waits for something that no signal ends, probably a volume that
-        hangs.
+        """Return whether the guard waits in the kernel, probably for a volume that hangs, where no
+        signal ends it.
         """
         return self.killed_at is not None and processes.state(self.process.pid) == "D"
 
     def kill_left(self, workers: list[int]) -> None:
-        """Kill processes left behind if its guard was killed, perhaps together with the zygote."""
+        """Kill processes left behind if the guard was killed, perhaps together with the zygote."""
         if (self.process.returncode or 0) >= 0:
             return
-        # A zygote that was stopped during its start has not reported its pid; its forks have its
-        # name.
+        # A zygote that was stopped during its start has not reported its pid, but its processes
+        # carry the name of its directory.
         for root in (*processes.named(self._files), *workers):
             for pid in (*reversed(processes.descendants(root)), root):
                 processes.send(pid, signal.SIGKILL)
 
     def left_behind(self) -> list[str]:
-        """Directories that its guard should have removed, if that was killed."""
+        """Return directories that the guard would have removed if it had not been killed."""
         code = self.process.returncode
         if code is None or code >= 0:
             return []
         return list(filter(os.path.isdir, call_files.paths_of(self._files, self._tmpdir)))
 
     def close(self) -> None:
-        """Collect the guard, which has exited, and close all descriptors."""
+        """Reap the guard, which has exited, and close all descriptors."""
         self.process.wait()
         self._close_descriptors()
 
     def leave(self) -> None:
-        """Close all descriptors although the guard cannot exit, and is not collected."""
+        """Close all descriptors without reaping the guard, which cannot exit."""
         self.process.returncode = -signal.SIGKILL
         self._close_descriptors()
 
@@ -332,7 +328,7 @@ class ZygoteProcess:
         self.stack_file.close()
 
     def reason(self) -> str:
-        """Return why it ended, as far as is known."""
+        """Return why the zygote exited, as far as is known."""
         if self.unsafe:
             what = f"module {self.unsafe[0]!r}" if self.unsafe[0] else "what it preloaded"
             return f"{what}: {self.unsafe[1]}"
@@ -347,14 +343,17 @@ class ZygoteProcess:
 
 
 def _schedule_anew(pid: int) -> None:
-    """Do what this process' own flag asks for, and the kernel does for real-time ones only."""
+    """Reset a child's scheduling policy to normal if this process has the reset-on-fork flag.
+
+    The kernel itself resets only real-time policies.
+    """
     if os.sched_getscheduler(0) == os.SCHED_BATCH | os.SCHED_RESET_ON_FORK:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _how_it_ended(code: int | None) -> str:
-    """A guard passes its zygote's end on as a shell would: 128 and the signal's number."""
+    """Describe a guard's exit code: like a shell, a guard reports its zygote's signal as 128+n."""
     if not code:
         return "it ended"
     if code < 0:

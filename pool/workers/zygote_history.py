@@ -1,7 +1,8 @@
-"""The past of a pool's zygotes: numbers of starts, reasons of failed starts, reasons of losses.
+"""The past of a pool's zygotes: number of starts, causes of failed starts, causes of losses.
 
-Kept as long as calls may name the environment: the next start depends on it (whether its workers
-are spawned), and so do messages of calls and statistics about a zygote that does not run.
+The history of an environment is kept as long as calls may name it: the next start depends on it
+(whether workers are spawned), and so do errors of calls and statistics of a zygote that does not
+run.
 """
 
 from __future__ import annotations
@@ -18,21 +19,20 @@ class ZygoteHistory:
     def __init__(self) -> None:
         #: Environments whose workers are spawned, and why.
         self.spawned: dict[str, str] = {}
-        #: By zygote: the number of starts, why the latest failed, and why it was lost while it ran.
+        #: By zygote: number of starts, why the latest start failed, and why the zygote was lost
+        #: while it ran.
         self.starts: dict[ZygoteKey, int] = {}
         self.failures: dict[ZygoteKey, str] = {}
         self.losses: dict[ZygoteKey, str] = {}
         self._lost_at: dict[ZygoteKey, deque[float]] = {}
 
     def started(self, key: ZygoteKey) -> None:
-        """It is started once more, so its earlier failure is forgotten."""
+        """Count a start, and forget an earlier failure."""
         self.starts[key] = self.starts.get(key, 0) + 1
         self.failures.pop(key, None)
 
     def lost(self, key: ZygoteKey, reason: str, now: float) -> str:
-        """It was lost while it ran: record the reason, and return how often that
-        happened recently.
-        """
+        """Record why a running zygote was lost; return the reason and how often that happened."""
         times = self._lost_at.setdefault(key, deque())
         times.append(now)
         while times[-1] - times[0] > RESTART_WINDOW_S:

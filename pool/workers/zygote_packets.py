@@ -10,18 +10,18 @@ from flashpool.pool._child import wire
 
 
 def packet(op: str, **fields: object) -> bytes:
-    """A request of the zygote."""
+    """Return a request to the zygote, as a packet."""
     return json.dumps({"op": op, **fields}).encode()
 
 
 @lru_cache(maxsize=64)
 def fork_packet(number: int, practise: str) -> bytes:
-    """A request of so many workers; the same few are sent again and again."""
+    """Return a request for workers; cached, as the same few packets are sent again and again."""
     return packet(wire.FORK, n=number, practise=practise)
 
 
 def in_packets(names: tuple[str, ...]) -> Iterator[list[str]]:
-    """Yield parts that fit one packet each, however JSON encodes them."""
+    """Split names into parts that fit one packet each, however JSON encodes them."""
     part: list[str] = []
     size = 0
     for name in names:

@@ -1,10 +1,10 @@
-"""The zygotes: started, listened to, retired, killed when they do not answer.
+"""The zygotes: starts and retires them, handles their messages, kills those that do not answer.
 
     StartZygote -> start -> ZygoteProcess ... READY -> ZygoteListener.zygote_ready
                                               SPARES, EXITED, GONE -> WorkerSet
     RetireZygote -> retire -> LEAVE ... guard's exit -> ZygoteListener.zygote_lost
 
-A guard's exit is the one sure sign that a zygote and all below it are gone.
+A guard's exit is the only sure sign that a zygote and all processes below it are gone.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from .zygote_history import ZygoteHistory
 
 _log = logging.getLogger(__name__)
 
-#: Workers in a row that end before user code began in them, past which what their zygote
-#: has preloaded is to blame: where none ever began, where some did; and past which workers
-#: of a lean one, where none ever began, are spawned.
+#: How many workers in a row may exit before user code begins in them. At the first number (if user
+#: code never began in any), or the second (if it did), the preloaded modules are to blame. At the
+#: third, in a lean zygote where user code never began, workers are spawned.
 STILLBORN: Final = 2
 STILLBORN_PROVEN: Final = 5
 STILLBORN_LEAN: Final = 8
-#: From a SIGKILL to the exit of what can exit.
+#: Seconds after SIGKILL in which a process that can exit does so.
 STUCK_S: Final = 1.0
 
 
 class ZygoteSet:
-    """All zygotes of a pool. The scheduler and the learner decide."""
+    """All zygotes of a pool. The scheduler and the learner decide about them."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class ZygoteSet:
         self._loop = asyncio.get_running_loop()
         self._up: dict[ZygoteKey, ZygoteProcess] = {}
         self._exiting: list[ZygoteProcess] = []
-        #: Killed zygotes that cannot exit, for which nothing waits.
+        #: Killed zygotes that cannot exit, and are no longer waited for.
         self._given_up: list[ZygoteProcess] = []
-        #: The interpreter of each environment; and the app of environments for one app's workers.
+        #: The interpreter of each environment; and the app of each app's own environment.
         self.pythons: dict[str, str] = {BASE_ENVIRONMENT: config.base_python}
         self.apps: dict[str, App] = {}
         self.history = ZygoteHistory()
@@ -92,11 +92,11 @@ class ZygoteSet:
 
     @property
     def all_exited(self) -> bool:
-        """Return whether no zygote is left of those that were asked to exit."""
+        """Return whether every zygote that was asked to exit has exited."""
         return not self._exiting
 
     def start(self, key: ZygoteKey) -> None:
-        """Start it; its listener hears whether it came up."""
+        """Start a zygote; the listener is notified whether it came up."""
         self.history.started(key)
         python = self.pythons.get(key.environment)
         if python is None:
@@ -107,7 +107,7 @@ class ZygoteSet:
         app = self.apps.get(key.environment)
         config = zygote_start.config_of(self._config, app)
         if method == "fork" and key.profile != BARE:
-            # Workers that prepare themselves are fresh processes: what would they share?
+            # Only for forks: spawned workers are fresh processes, and share no modules.
             preload = (*config.preload, *self._learner.modules(key))
         try:
             zygote = ZygoteProcess(
@@ -138,9 +138,9 @@ class ZygoteSet:
         self._shortages.met(_named(key), what)
 
     def not_started(self, key: ZygoteKey, reason: str) -> None:
-        """Report that its interpreter cannot be executed, or that flashpool failed."""
+        """Report that a zygote's interpreter cannot be executed, or that flashpool failed."""
         self.history.failures[key] = reason
-        # From the loop, because the scheduler is handling an event.
+        # Later, from the loop, because the scheduler is handling an event now.
         self._loop.call_soon(self._tell_not_started, key, reason)
 
     def _tell_not_started(self, key: ZygoteKey, reason: str) -> None:
@@ -148,19 +148,19 @@ class ZygoteSet:
             self._listener.zygote_lost(key, None, reason)
 
     def fork(self, key: ZygoteKey, number: int, practise: str) -> None:
-        """Have a zygote fork spares, which warm up for this codec unless it is empty."""
+        """Have a zygote fork spares, which warm up for the codec ``practise`` unless empty."""
         zygote = self._up.get(key)
-        if zygote is not None:  # else the pool stops, and all were asked to leave
+        if zygote is not None:  # else the pool stops, and all zygotes were asked to exit
             zygote.fork(number, practise, self._now())
 
     def ran(self, zygote: ZygoteProcess, call: Call) -> None:
-        """Count a call of this source that had a result in one of the zygote's workers."""
+        """Count a call that returned a result in one of the zygote's workers, by its source."""
         if zygote in self and zygote.sources.ran(call.function_key):
             zygote.send(wire.COMPILE, name=call.label, source=call.source.decode())
 
     def stillborn(self, zygote: ZygoteProcess, how: str) -> bool:
-        """A worker ended before user code began: return whether the zygote's preloads may be the
-        cause.
+        """Count a worker that exited before user code began; return whether preloaded modules are
+        blamed.
         """
         zygote.stillborn += 1
         why = f"{zygote.stillborn} workers in a row ended before user code began in them: {how}"
@@ -182,7 +182,7 @@ class ZygoteSet:
             zygote.kill(why, self._now())
 
     def retire(self, zygote: ZygoteProcess) -> None:
-        """Ask it to kill its workers and leave."""
+        """Ask a zygote to kill its workers and exit."""
         if self._up.get(zygote.key) is zygote:
             del self._up[zygote.key]
             self._exiting.append(zygote)
@@ -197,9 +197,7 @@ class ZygoteSet:
         self.history.forget(environment)
 
     def retire_all(self) -> None:
-        """Ask every zygote to exit; kill those that are still preparing and could not read the
-        request.
-        """
+        """Ask every zygote to exit; kill those that are still starting and cannot read the request."""
         for zygote in list(self._up.values()):
             self.retire(zygote)
             if zygote.ready_at is None:
@@ -213,16 +211,14 @@ class ZygoteSet:
             zygote.killed_at = zygote.killed_at or self._now()
 
     def give_up_stuck(self) -> None:
-        """Stop waiting for zygotes that were told to exit, were killed, and cannot exit."""
+        """Stop waiting for zygotes that were asked to exit, were killed, and cannot exit."""
         for zygote in list(self._exiting):
             late = zygote.killed_at is not None and self._now() - zygote.killed_at > STUCK_S
             if late and zygote.cannot_exit:
                 self.give_up(zygote)
 
     def give_up(self, zygote: ZygoteProcess) -> None:
-        """Stop waiting for a zygote: it waits for a volume that hangs, and will exit when that
-        answers.
-        """
+        """Stop waiting for a zygote that waits for a hanging volume; it exits when that answers."""
         reason = "it waits for a volume that hangs, and was killed in vain"
         _log.error("%r is left to the kernel: %s", zygote, reason)
         self._given_up.append(zygote)
@@ -234,7 +230,7 @@ class ZygoteSet:
         self._listener.zygote_lost(zygote.key, zygote, reason)
 
     def close(self) -> None:
-        """Close what is left of zygotes that cannot exit."""
+        """Close the descriptors of zygotes that cannot exit."""
         for zygote in self._given_up:
             self._poller.forget(zygote.control_fd, zygote.words_fd, zygote.guard_fd)
             zygote.leave()
@@ -243,7 +239,7 @@ class ZygoteSet:
     # What they say.
 
     def _on_control(self, zygote: ZygoteProcess, _fd: int, writable: bool) -> None:
-        """Act on what has arrived."""
+        """Handle the messages that have arrived."""
         if writable:
             zygote.flush(writable=True)
         messages, more = framing.receive_packets(zygote.control)
@@ -275,9 +271,7 @@ class ZygoteSet:
             self._on_rare_message(zygote, message["op"], message)
 
     def failed(self, zygote: ZygoteProcess, error: Exception) -> None:
-        """Kill a zygote for which flashpool's own code raised this error, with all processes below
-        it.
-        """
+        """Kill a zygote, and all below it, because flashpool's own code raised this error."""
         zygote.kill(f"it was killed because of a bug in flashpool: {error!r}", self._now())
 
     def _on_spares(self, zygote: ZygoteProcess, message: wire.Meta, fds: list[int]) -> None:
@@ -293,7 +287,10 @@ class ZygoteSet:
             self._lost_descriptors(zygote, zygote.answered_forks(len(pids)), fds)
 
     def _lost_descriptors(self, zygote: ZygoteProcess, number: int, fds: list[int]) -> None:
-        """This process may open no more: what came is closed, and so the workers leave."""
+        """Handle workers whose descriptors did not all arrive, as this process has too many open.
+
+        The descriptors that arrived are closed, on which the workers exit.
+        """
         while fds:
             os.close(fds.pop())
         self._short(zygote.key, "open files (the limit of the server)")
@@ -321,7 +318,7 @@ class ZygoteSet:
             self.history.failures[zygote.key] = f"it cannot fork: {message['why']}"
             self._listener.not_forked(zygote, zygote.answered_forks(message["n"]))
         elif op == wire.READY and zygote.state.now is ZygoteState.STARTING:
-            # In any other state it was told to exit meanwhile.
+            # In any other state, the zygote was asked to exit meanwhile.
             zygote.is_ready(message, self._now())
             _log.debug("%r is ready in %.3f s", zygote, self._now() - zygote.started_at)
             self._listener.zygote_ready(zygote)
@@ -331,7 +328,7 @@ class ZygoteSet:
         for name in self._config.preload:
             if name in modules:
                 _log.warning("%s is not preloaded: %s", name, why)
-        if not shortage.in_words(why):  # else they may be imported another time
+        if not shortage.in_words(why):  # else the modules may be imported another time
             self._learner.skip(zygote.key, modules, why)
 
     def _on_words(self, zygote: ZygoteProcess, _fd: int, _writable: bool) -> None:
@@ -339,9 +336,9 @@ class ZygoteSet:
             self._poller.forget(zygote.words_fd)
 
     def _on_guard_exit(self, zygote: ZygoteProcess, _fd: int, _writable: bool) -> None:
-        """All processes below the guard are gone, and its last messages are in the sockets."""
+        """Handle a guard's exit: all processes below are gone, the last messages are in the socket."""
         if zygote.process.poll() is None:
-            return  # The event was for an earlier holder of this descriptor's number.
+            return  # The event was for an earlier descriptor with the same number.
         self._on_control(zygote, zygote.control_fd, False)
         zygote.read_words()
         self._forget(zygote)
@@ -371,7 +368,7 @@ class ZygoteSet:
         self._listener.zygote_lost(zygote.key, zygote, reason, short=short)
 
     def _died(self, zygote: ZygoteProcess, reason: str) -> str:
-        """Remember why; do not let happen again what can be avoided."""
+        """Record why a zygote was lost, so that its next start avoids the cause if possible."""
         if zygote.met_shortage:
             self._short(zygote.key, zygote.short_of or "processes")
             return reason

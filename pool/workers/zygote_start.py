@@ -1,6 +1,4 @@
-"""Settings with which a zygote starts: the pool's own, and those of the app whose
-workers it forks.
-"""
+"""Settings with which a zygote starts: the pool's, and those of an app whose workers it forks."""
 
 from __future__ import annotations
 
@@ -15,9 +13,10 @@ from .ends import outcomes
 
 
 def config_of(config: PoolConfig, app: App | None) -> PoolConfig:
-    """The app's variables are its zygote's, because modules read them when they are imported.
+    """Return the pool's settings with the variables, directory and start limit of an app.
 
-    So is its start limit: it preloads what the app would import by itself.
+    Modules read the variables when they are imported, which the zygote does. The zygote preloads
+    modules that the app would import, so the app's start limit applies.
     """
     if app is None:
         return config
@@ -30,7 +29,7 @@ def config_of(config: PoolConfig, app: App | None) -> PoolConfig:
 
 
 def fields_of(config: PoolConfig, app: App | None, method: str) -> dict[str, object]:
-    """The fields of START; ``config`` is from `config_of`."""
+    """Return the fields of START; ``config`` is from `config_of`."""
     return {
         "path": list(config.extra_path),
         "app": "" if app is None else app.directory,

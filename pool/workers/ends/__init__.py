@@ -1,1 +1,1 @@
-"""How calls and workers end: exits, limits of time and memory, and outcomes for the caller."""
+"""How calls finish and workers exit: limits of time and memory, and outcomes for the caller."""

@@ -6,7 +6,7 @@
                          |                        answered yet              v with its slot and GPUs
                          '-- exit_s later ------------------------> WorkerSet.stop, log, stats
 
-What is stopped at the limit is logged with the call's id and kept for the statistics.
+Whatever is stopped at the limit is logged with the call's id and kept for the statistics.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ from flashpool.pool.workers.worker_set import WorkerSet
 
 _log = logging.getLogger(__name__)
 
-#: A worker tells by itself what runs when its answer is due, and ends what it may leave behind.
-#: After so much more it is not waited for.
+#: When its answer is due, a worker itself reports what still runs; at the exit's limit it ends
+#: what may be left behind. The supervisor waits this much longer, then acts by itself.
 MARGIN_S: Final = 0.1
 #: Shown before a worker has reported what runs.
 _FLUSHING: Final = "files"
 
 
 class CallExit:
-    """One call in its exit."""
+    """One call whose process is exiting."""
 
     __slots__ = ("bound", "due", "outcome", "running", "runs", "since", "worker")
 
     def __init__(self, worker: Worker, running: ActiveCall, outcome: Outcome, now: float) -> None:
         self.worker = worker
         self.running = running
-        #: Its outcome; warnings about the exit are added.
+        #: The call's outcome, to which warnings about the exit are added.
         self.outcome = outcome
         self.since = now
-        #: What its exit is doing now, in words.
+        #: What the exit is doing now, in words.
         self.runs = _FLUSHING
-        #: Timers for its answer, and for the end of its exit.
+        #: Timers for the call's answer, and for the exit's limit.
         self.due: asyncio.TimerHandle | None = None
         self.bound: asyncio.TimerHandle | None = None
 
     def cancel_timers(self) -> None:
-        """Cancel its timers."""
+        """Cancel both timers."""
         for timer in (self.due, self.bound):
             if timer is not None:
                 timer.cancel()
 
 
 class Exits:
-    """All calls of a pool that are in their exits."""
+    """All calls of a pool whose processes are exiting."""
 
     def __init__(
         self,
@@ -75,7 +75,9 @@ class Exits:
         over: Callable[[Worker], None],
         ended: Callable[[], None],
     ) -> None:
-        """``over`` is called with a worker that only has to exit; ``ended`` after that."""
+        """``over``: called with a worker that only has to exit. ``ended``: called after each exit
+        is over.
+        """
         self._config = config
         self._worker_set = worker_set
         self._calls = calls
@@ -105,7 +107,9 @@ class Exits:
         one.bound = self._loop.call_later(seconds, self._due, partial(self._bound, due=due), one)
 
     def _bound(self, one: CallExit, due: float) -> None:
-        """By the pool's clock; time in which this process did not run does not count."""
+        """Handle the limit's timer by the pool's clock, which does not count time in which this
+        process was suspended.
+        """
         if (left := due - self._calls.beat()) > 0.0:
             self._arm(one, left, due)
         else:
@@ -115,7 +119,7 @@ class Exits:
         """Record progress of an exit.
 
         Raises:
-            BadFrame: that cannot be read.
+            BadFrame: the frame is malformed.
         """
         stage, runs, ended = wire.unpack_exit(frame.meta)
         one = self._by_worker.get(worker.id)
@@ -135,7 +139,7 @@ class Exits:
             self._over(worker)
 
     def died(self, worker: Worker) -> None:
-        """End the exit of a process that is gone, perhaps without reporting its end."""
+        """End the exit of a process that is dead, perhaps without having reported that it is done."""
         one = self._by_worker.get(worker.id)
         if one is None:
             return
@@ -143,7 +147,7 @@ class Exits:
         if worker.stopping:
             self._leave(one, f"{one.runs} were ended after")
         elif words == "clean":
-            self._leave(one, "")  # a hook called ``os._exit``, and meant it
+            self._leave(one, "")  # a hook called ``os._exit`` on purpose
         else:
             self._was_ended(one, f"{one.runs} ({words})")
             self._leave(one, f"the exit was cut short ({words}) after")
@@ -155,7 +159,7 @@ class Exits:
                 self._answer(one)
 
     def stop_all(self, reason: str) -> None:
-        """End them now."""
+        """Stop all exits now, and answer their calls."""
         for one in list(self):
             self._was_ended(one, f"{one.runs} ({reason})")
             self._finish(one, f"{one.runs} were ended: {reason}")
@@ -164,17 +168,17 @@ class Exits:
     # Ends.
 
     def _due(self, late: Callable[[CallExit], None], one: CallExit) -> None:
-        """Run a timer; an error of flashpool in it ends the exit, and is counted."""
+        """Run a timer's function; an error of flashpool in it is counted and stops the worker."""
         ends = partial(self._worker_set.failed, one.worker)
         with self._recorder.counted(f"a limit of the exit of call {one.running.id}", ends):
             late(one)
 
     def _answer(self, one: CallExit) -> None:
-        """Answer after the longest wait, naming what still runs."""
+        """Answer while the exit goes on, and name what still runs."""
         left_s = max(0.0, one.since + self._config.exit_s - self._now())
         single = one.runs.startswith("1 ")
         runs, they = ("runs", "it has") if single else ("run", "they have")
-        # Cut, not rounded: the text must not promise more time than there is.
+        # Rounded down: the text must not promise more time than there is.
         self._finish(one, f"{one.runs} still {runs}; {they} {int(left_s * 10) / 10} s")
 
     def _finish(self, one: CallExit, note: str) -> None:

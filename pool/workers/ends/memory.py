@@ -1,9 +1,9 @@
 """Measures the memory of a call's process tree, and detects OOM kills by the kernel.
 
-A limit is enforced by looking: RLIMIT_AS would break CUDA's huge reservations.
+A limit is enforced by measuring again and again: RLIMIT_AS would break CUDA's huge reservations.
 
-    MemoryWatch: used, on the loop --more than it may--> Measures.ask: exact, on a thread
-                                                            '--still more--> exceeded
+    MemoryWatch: used, on the loop --above the limit--> Measures.ask: exact, on a thread
+                                                            '--still above--> exceeded
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from flashpool.pool.recorder import Recorder
 
 _log = logging.getLogger(__name__)
 
-#: Between looks at what has a limit.
+#: Seconds between two checks of everything that has a limit.
 _LOOK_S: Final = 0.05
-#: Looks take one part in so many of the loop's time, at most.
+#: Checks take at most one part in so many of the loop's time.
 _LOOK_SHARE: Final = 20
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 #: Files in which the kernel counts its kills: control groups, version 2, then 1.
@@ -37,18 +37,18 @@ _COUNTERS: Final = (
 
 
 def used(pid: int) -> int:
-    """Bytes the process and all below it use, at most.
+    """Return an upper bound of the bytes that the process and all below it use.
 
-    Resident pages are quick to read, but count what processes share once for each. Only
-    a tree that seems to use too much is worth the exact measure (`exact`).
+    Resident memory is quick to read, but counts a page once for each process that shares the page.
+    Only a tree that seems to use too much is worth the exact measure (`exact`).
     """
     return sum(map(_resident, (pid, *processes.descendants(pid))))
 
 
 def exact(pid: int) -> int:
-    """Bytes of proportional set size of the tree: a shared page counts once in all.
+    """Return the proportional set size of the tree in bytes: a shared page counts once in all.
 
-    The kernel looks at each page, which takes some 8 ms for a gigabyte.
+    The kernel visits each page, which takes some 8 ms per gigabyte.
     """
     return sum(map(proportional, (pid, *processes.descendants(pid))))
 
@@ -77,10 +77,10 @@ def proportional(pid: int) -> int:
 
 
 class Measures:
-    """Exact measures, each on a thread: the loop would stand still for that long."""
+    """Exact measurements, each on a thread because they would block the loop."""
 
     def __init__(self) -> None:
-        #: Functions to call with the result of a running measurement, by its root and by who asked.
+        #: Functions to call with the result of a running measurement, by root process and asker.
         self._asked: dict[int, dict[Hashable, Callable[[int], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -88,7 +88,7 @@ class Measures:
         return len(self._tasks)
 
     def ask(self, pid: int, who: Hashable, tell: Callable[[int], None]) -> None:
-        """Measure a tree and call ``tell`` with the result; concurrent requests share a
+        """Measure a tree and call ``tell`` with the result; concurrent requests share one
         measurement.
         """
         asked = self._asked.get(pid)
@@ -104,7 +104,7 @@ class Measures:
         try:
             found = await asyncio.to_thread(exact, pid)
         except RuntimeError:
-            # No thread can be started, perhaps because of the very call that is measured.
+            # No thread can be started, perhaps because of the call that is measured.
             found = exact(pid)
         finally:
             asked = self._asked.pop(pid)
@@ -117,7 +117,7 @@ class Measures:
             _log.error("The memory of calls could not be measured: %r", error)
 
     async def close(self) -> None:
-        """Drop all results."""
+        """Cancel all measurements."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -130,7 +130,7 @@ class MemoryLimit:
 
     pid: int
     limit_mb: int
-    #: Returns whether it still runs in that process; after False it is not measured again.
+    #: Returns whether the call or constructor still runs there; after False, measuring stops.
     applies: Callable[[], bool]
     #: Called with the measured bytes if they exceed the limit.
     exceeded: Callable[[int], None]
@@ -141,7 +141,7 @@ class MemoryLimit:
 
 
 class MemoryWatch:
-    """Watches everything with a memory limit, while there is anything."""
+    """Checks the process trees that have a memory limit; without any, no timer runs."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.measures = Measures()
@@ -162,15 +162,13 @@ class MemoryWatch:
         began = self._loop.time()
         self._limits = [limit for limit in self._limits if self._looked_at(limit)]
         self._failed.intersection_update(self._limits)
-        # A tree of a thousand processes takes long to look at, and the loop has other work.
+        # A tree of a thousand processes takes long to measure, and the loop has other work.
         took = self._loop.time() - began
         pause = max(_LOOK_S, _LOOK_SHARE * took)
         self._next_look = self._loop.call_later(pause, self._look) if self._limits else None
 
     def _looked_at(self, limit: MemoryLimit) -> bool:
-        """Measure once; return False if nothing is left to watch. A failure does not stop the
-        others.
-        """
+        """Check one limit; return False if it no longer applies. An error does not stop the others."""
         try:
             if not limit.applies():
                 return False
@@ -183,7 +181,7 @@ class MemoryWatch:
         return True
 
     async def close(self) -> None:
-        """Look at nothing any more."""
+        """Stop watching."""
         self._limits.clear()
         if self._next_look is not None:
             self._next_look.cancel()
@@ -191,20 +189,20 @@ class MemoryWatch:
 
 
 def _measured(limit: MemoryLimit, used_bytes: int) -> None:
-    # It may have ended during the measurement, and its process may have another call.
+    # The call may have finished during the measurement, and the process may have another.
     if limit.passed_by(used_bytes) and limit.applies():
         limit.exceeded(used_bytes)
 
 
 class OomWatch:
-    """Tells whether the kernel's counter of out-of-memory kills rose since last asked."""
+    """Reports whether the kernel's counter of OOM kills rose since the last query."""
 
     def __init__(self) -> None:
         self._source, self._path = self._find()
         self._last = self._read()
 
     def rose(self) -> OomKill | None:
-        """Evidence of a kill since the last call of this, or None."""
+        """Return evidence of an OOM kill since the previous call of this method, or None."""
         now = self._read()
         more, self._last = now - self._last, now
         return OomKill(source=self._source, kills=more) if more > 0 else None

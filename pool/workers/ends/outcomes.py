@@ -1,4 +1,4 @@
-"""The ends of calls as `Outcome`: decisions of the supervisor, in words for the caller."""
+"""How calls finished, as `Outcome`: decisions of the supervisor, in words for the caller."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def answered(
     instance: InstanceRecord | None = None,
     warnings: tuple[str, ...] = (),
 ) -> Outcome:
-    """The worker sent its RESULT: a value, or what user code raised; the instance it ran in."""
+    """Return the outcome for a RESULT: a value, or the exception that user code raised.
+
+    ``instance``: the instance the call ran in, if any.
+    """
     cost = receipt(running, now, run_s=meta.run_s, peak_rss_mb=_mb(meta.rss_kb))
     output = _written(running)
     if meta.ok:
@@ -53,7 +56,9 @@ def answered(
 
 
 def _error(running: ActiveCall, more: Mapping[str, Any]) -> str:
-    """The worker's message; its process does not know which setting has limited its result."""
+    """Return the worker's message, with the name of the setting that limited the result, which the
+    worker does not know.
+    """
     error: str = more["error"]
     setting = running.limits.result_setting
     if more["error_type"] == "ResultTooLarge" and not more.get("user") and setting:
@@ -62,7 +67,7 @@ def _error(running: ActiveCall, more: Mapping[str, Any]) -> str:
 
 
 def told(outcome: Outcome, remedy: str) -> str:
-    """Return an error; if a module is missing, with advice as its last line."""
+    """Return the outcome's error text; if a module is missing, with advice as the last line."""
     error, module = outcome.error or "", outcome.details.get("missing_module")
     if not (outcome.from_user and isinstance(module, str)):
         return error
@@ -79,12 +84,15 @@ def told(outcome: Outcome, remedy: str) -> str:
 
 
 def unserved(running: ActiveCall, outcome: Outcome, now: float) -> Outcome:
-    """Return the end of a call that waits for a worker, with how long it waited, and for what."""
+    """Return the outcome of a call that got no worker, with a receipt of its wait."""
     return replace(outcome, receipt=receipt(running, now))
 
 
 def failed(running: ActiveCall, cause: Cause, now: float, death: wire.Exited | None) -> Outcome:
-    """The worker ended without a RESULT; ``death`` is its zygote's report, if any."""
+    """Return the outcome of a call whose worker exited without a RESULT.
+
+    ``death``: the zygote's report of the exit, if any.
+    """
     peak = _mb(death.rss_kb) if death else None
     exit_words = exit_causes.exit_words(death.status) if death else None
     return Outcome(
@@ -97,7 +105,7 @@ def failed(running: ActiveCall, cause: Cause, now: float, death: wire.Exited | N
 
 
 def cancelled(running: ActiveCall, reason: str, now: float) -> Outcome:
-    """Return the end of a call that its caller, or the pool, no longer needs."""
+    """Return the outcome of a call that its caller, or the pool, no longer needs."""
     return Outcome(
         error_type="Cancelled",
         error=f"the call was cancelled: {reason}",
@@ -113,7 +121,7 @@ def _written(running: ActiveCall, *, ours: bool = True) -> bytes:
 
 
 def start_failed(environment: str, reason: str) -> Outcome:
-    """Return the end of a call whose zygote does not start."""
+    """Return the outcome of a call whose zygote does not start."""
     return Outcome(
         error_type="EnvironmentStartFailed",
         error=f"the interpreter of environment {environment!r} does not start: {reason}",
@@ -122,7 +130,7 @@ def start_failed(environment: str, reason: str) -> Outcome:
 
 
 def queued_too_long(running: ActiveCall, now: float) -> Outcome:
-    """Return the end of a call that waited too long for a slot."""
+    """Return the outcome of a call that waited too long for a slot or for GPUs."""
     waited = now - running.submitted_at
     number = running.gpus_wanted
     what = f"{number} free GPU{'s'[: number > 1]}" if number else "a free slot"
@@ -136,7 +144,7 @@ def queued_too_long(running: ActiveCall, now: float) -> Outcome:
 
 
 def no_scratch(error: OSError) -> Outcome:
-    """Return the end of a call whose directory cannot be created."""
+    """Return the outcome of a call whose scratch directory cannot be created."""
     return Outcome(
         error_type="WorkerCrashed",
         error=f"the scratch directory of the call cannot be created: {error}. Does the "
@@ -147,7 +155,7 @@ def no_scratch(error: OSError) -> Outcome:
 
 
 def loaded_too_long(running: ActiveCall) -> Outcome:
-    """Return the end of a call whose instance was not created within its time limit."""
+    """Return the outcome of a call whose instance was not created within the call's time limit."""
     limit = running.limits.run_s
     return Outcome(
         error_type="Timeout",
@@ -158,14 +166,14 @@ def loaded_too_long(running: ActiveCall) -> Outcome:
 
 
 def refused(error: FlashpoolError) -> Outcome:
-    """Return the end of a call whose requirements no longer exist."""
+    """Return the outcome of a call that is refused with this error after it was accepted."""
     return Outcome(
         error_type=type(error).__name__, error=error.message, details=dict(error.details)
     )
 
 
 def instance_refused(instance: str, reason: str) -> Outcome:
-    """Return the end of a call whose instance cannot be created now."""
+    """Return the outcome of a call whose instance cannot be created now."""
     return Outcome(
         error_type="WorkerCrashed",
         error=f"the instance {instance!r} cannot be created: {reason}.",
@@ -183,7 +191,7 @@ def instance_lost_words(instance: str, reason: str) -> str:
 
 
 def instance_lost(instance: str, reason: str) -> Outcome:
-    """Return the end of a call whose instance ended while the call waited."""
+    """Return the outcome of a call whose instance was lost while the call waited."""
     return Outcome(
         error_type="InstanceLost",
         error=instance_lost_words(instance, reason),
@@ -192,7 +200,7 @@ def instance_lost(instance: str, reason: str) -> Outcome:
 
 
 def sibling_lost(reason: str) -> Stop:
-    """The resident it ran in was ended because of another call."""
+    """Return the reason for a call whose resident was stopped because of another call."""
     return Stop(
         error_type="ResidentLost",
         message=f"the instance that the call ran in was stopped because of another call: "
@@ -202,7 +210,7 @@ def sibling_lost(reason: str) -> Stop:
 
 
 def ran_too_long(limit: float) -> Stop:
-    """Return the end of a call that exceeded its time limit."""
+    """Return the reason for stopping a call that exceeded its time limit."""
     return Stop(
         error_type="Timeout",
         message=f"the call ran longer than its time limit of {limit:g} s (phase: run) and was stopped, with every process it had started. Raise "
@@ -212,8 +220,8 @@ def ran_too_long(limit: float) -> Stop:
 
 
 def used_too_much(limit_mb: int, measured: int) -> Stop:
-    """Return the end of a call whose process tree exceeded its memory limit."""
-    # Rounded up: 100.3 MB against a limit of 100 is not "used 100 MB and may use 100 MB".
+    """Return the reason for stopping a call whose process tree exceeded its memory limit."""
+    # Rounded up, or 100.3 MB would read "used 100 MB, and the limit is 100 MB".
     measured_mb = -(-measured >> 20)
     evidence = f"its processes used {measured_mb} MB, and the limit is {limit_mb} MB"
     return Stop(
@@ -229,7 +237,7 @@ def used_too_much(limit_mb: int, measured: int) -> Stop:
 
 
 def _mb(kb: int) -> float:
-    """To a tenth."""
+    """Convert to megabytes, rounded to a tenth."""
     return int(kb / 102.4 + 0.5) / 10
 
 
@@ -241,7 +249,7 @@ def receipt(
     peak_rss_mb: float | None = None,
     exit_words: str | None = None,
 ) -> Receipt:
-    """Return what a call has cost up to now."""
+    """Return the receipt of a call up to now."""
     worker = running.worker
     dispatched = running.dispatched_at
     if worker is None or dispatched is None:
@@ -256,7 +264,7 @@ def receipt(
     ran = now - dispatched
     if run_s is not None and 0.0 <= run_s < ran:  # else user code changed its process' clock
         ran = run_s
-    # It may have arrived while its zygote was still starting.
+    # The call may have arrived while its zygote was still starting.
     up_at = worker.zygote.ready_at or 0.0
     starting_s = max(0.0, min(up_at, dispatched) - running.submitted_at)
     return Receipt(
@@ -278,7 +286,9 @@ def receipt(
 
 @cache
 def runtime_packages() -> dict[str, str]:
-    """Folders of the packages a worker's runtime needs, for interpreters that lack them."""
+    """Return the folders of packages that the worker's runtime needs, for interpreters that lack
+    them.
+    """
     import cloudpickle
     import tblib
 

@@ -1,11 +1,11 @@
 """Workers that outlive SIGKILL, because a process waits inside the kernel (state ``D``).
 
-    over its time --> killed --> it is still there, and its zygote answers --> StuckWorker
-                                                                                |
-                 its call ends, alone; its slot and GPUs stay taken <-----------'
+    overdue --> killed --> the process still exists, and its zygote answers --> StuckWorker
+                                                                                 |
+              the call finishes, alone; its slot and GPUs stay taken <-----------'
 
 A volume or a driver that hangs causes that. The process exits when the kernel operation returns;
-until then it can only be reported.
+until then flashpool can only report it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Final
 from flashpool.pool._child import processes
 from flashpool.pool.workers.worker import StuckWorker, Worker
 
-#: Characters of the kernel's name for what a process waits for.
+#: Most characters read of the name of the kernel function in which a process waits.
 _WHERE: Final = 100
 
 
 def of(worker: Worker, now: float) -> StuckWorker:
-    """Mark a worker as stuck from now on."""
+    """Return the record of a worker that is stuck from now on."""
     running = worker.running
     if running is None:
         return StuckWorker(since=now, call=None, label=worker.instance or "")
@@ -28,8 +28,8 @@ def of(worker: Worker, now: float) -> StuckWorker:
 
 
 def process_ids(worker: Worker, known: set[int]) -> list[int]:
-    """Return its remaining processes: the worker, or its orphans, which are children of its zygote
-    now.
+    """Return the processes that remain: the worker, or its orphans, which are children of its
+    zygote now. ``known``: pids of workers, which are not orphans.
     """
     if worker.status is None:
         return [worker.pid]
@@ -38,14 +38,14 @@ def process_ids(worker: Worker, known: set[int]) -> list[int]:
 
 
 def remains(worker: Worker, known: set[int]) -> bool:
-    """Return whether any process of it remains, or the report of its end was lost."""
+    """Return whether any process of this worker remains."""
     if worker.status is None:
         return processes.parent(worker.pid) == worker.zygote.pid
     return bool(process_ids(worker, known))
 
 
 def waits_for(pid: int) -> str:
-    """Return where in the kernel a process waits, if the kernel says so."""
+    """Return where in the kernel a process waits; empty if the kernel does not say."""
     try:
         with open(f"/proc/{pid}/wchan", encoding="ascii", errors="replace") as file:
             where = file.read(_WHERE)

@@ -1,15 +1,15 @@
-"""Stops what should have ended, answered or started by now.
+"""Stops workers and zygotes that should have exited, answered or started by now.
 
-    a worker  that does not get ready, end, begin with its call, or say why it hung up --> stop, kill
-    a worker  that outlives SIGKILL while its zygote answers                           --> stuck
-    a zygote  that does not come up, answer or leave, is stopped, or dead below a guard --> kill
+    a worker  that does not get ready, begin its call or exit, or closed its channel --> stop, kill
+    a worker  that outlives SIGKILL while its zygote answers                         --> stuck
+    a zygote  that does not start, answer or exit, is stopped, or whose guard stays  --> kill
 
-A zygote is judged by whether it answers, never by what becomes of a worker: a process that
-waits inside the kernel dies of no signal, and the zygote has done all that can be done.
+A zygote is judged by whether it answers, never by whether a worker dies: no signal ends a process
+that waits inside the kernel, so the zygote has done all that can be done.
 
 Code that waits for a process waits for an event. The watchdog checks every second for processes
 from which no event comes. If this process itself was suspended, as in a paused container, the
-others may have been, too: the clock here (`running_time`) does not count that time.
+others may have been, too: the clock used here (`running_time`) does not count that time.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from flashpool.pool.workers.worker_set import WorkerSet
 from flashpool.pool.workers.zygote import ZygoteProcess
 from flashpool.pool.workers.zygote_set import ZygoteSet
 
-#: A zygote that does not answer a request for so long is considered stopped, and killed.
+#: A zygote that does not answer a request for so long is killed.
 ANSWER_S: Final = 10.0
 #: A zygote that was stopped from outside (SIGSTOP) for so long is killed.
 STOPPED_S: Final = 4.0
-#: From the SIGKILL of a zygote to its guard's exit, at most.
+#: Longest time from the SIGKILL of a zygote to its guard's exit.
 KILLED_S: Final = 5.0
 #: Longest time from a zygote's death to its guard's exit, and from the end of a busy worker's
 #: channel to the report of its death.
 HUNG_UP_S: Final = 1.0
-#: A worker that has its call, and no user code running, this long is stopped or stuck.
+#: A worker that has had its call for so long without starting user code is stopped or stuck.
 BEGIN_S: Final = 10.0
-#: After so long its state is checked: one that is stopped need not be waited for.
+#: After so long such a worker's state is checked: if stopped (SIGSTOP), it is not waited for.
 LOOK_S: Final = 1.0
-#: Time for its zygote to carry out a stop, beyond the grace.
+#: Time for a zygote to carry out a stop, beyond the grace.
 STOP_MARGIN_S: Final = 5.0
 
 
@@ -63,7 +63,7 @@ class Watchdog:
         self._now = now
 
     def check(self) -> None:
-        """Stop what is late. Call it about every second."""
+        """Stop every worker and zygote that is late. To be called about every second."""
         for worker in list(self._worker_set):
             check = self._check_worker if worker.status is None else self._check_left
             ends = partial(self._worker_set.failed, worker)
@@ -84,8 +84,8 @@ class Watchdog:
         elif worker.exiting_since is not None:
             self._check_ending(worker, now - worker.exiting_since)
         elif worker.hung_up_at is not None and now - worker.hung_up_at > HUNG_UP_S:
-            # It closed its channel and lives, or it died and its zygote does not report that:
-            # either way no result will come.
+            # The worker closed its channel and lives, or has died and its zygote does not report
+            # that: either way no result will come.
             self._worker_set.stop(worker, exit_causes.CHANNEL_CLOSED, grace=grace_s)
         elif (worker.running is not None or worker.loading) and not worker.doubted:
             self._check_beginning(worker, now - worker.fed_at)
@@ -97,13 +97,13 @@ class Watchdog:
             if worker.stopped:
                 self._stop_stopped_spares(worker.zygote)
         if since_s > BEGIN_S or worker.stopped:
-            # Its zygote knows whether it began. If not, the call is tried elsewhere.
+            # The zygote knows whether user code began. If not, the call is tried elsewhere.
             worker.doubted = True
             worker.zygote.drop_worker(worker.pid)
 
     def _stop_stopped_spares(self, zygote: ZygoteProcess) -> None:
-        """Stop spares that were stopped from outside: if one is, others may be, and calls must not
-        discover that one by one.
+        """Kill spares that were stopped (SIGSTOP) from outside: where one worker is stopped, others
+        may be, and calls must not discover that one by one.
         """
         for worker in self._worker_set.of(zygote):
             if worker.state.now is WorkerState.SPARE and processes.state(worker.pid) == "T":
@@ -121,15 +121,13 @@ class Watchdog:
         self._check_killed(worker, now - worker.dead_since - self._config.grace_s - STOP_MARGIN_S)
 
     def _check_killed(self, worker: Worker, overdue_s: float) -> None:
-        """Check a worker that should have been gone for long: its zygote may be the cause, or the
-        kernel.
-        """
+        """Check a worker that is long overdue: the cause may be its zygote, or the kernel."""
         if overdue_s <= 0 or worker.stuck is not None:
             return
         if worker.zygote.ponged_at > self._now() - overdue_s:
             self._worker_set.is_stuck(worker)
         else:
-            # If it does not answer within `ANSWER_S`, it is killed.
+            # A zygote that does not answer within `ANSWER_S` is killed.
             worker.zygote.ping(self._now())
 
     # Zygotes.
@@ -137,11 +135,11 @@ class Watchdog:
     def _check_zygote(self, zygote: ZygoteProcess) -> None:
         start_s = zygote.start_limit_s
         if zygote.hung_up_at is not None and self._age(zygote.hung_up_at) > HUNG_UP_S:
-            # The zygote is dead, and its guard, which should have cleaned up and exited, has not.
+            # The zygote is dead, but its guard has not cleaned up and exited.
             zygote.kill_with_guard()
         if zygote.killed_at is not None and self._age(zygote.killed_at) > KILLED_S:
-            # The zygote waits in the kernel, and its guard waits for it: without the guard it
-            # counts as gone.
+            # The zygote waits in the kernel, and its guard waits for the zygote. Once the guard has
+            # exited, the zygote counts as gone.
             zygote.kill_with_guard()
             if zygote.cannot_exit:
                 self._zygote_set.give_up(zygote)
@@ -160,7 +158,7 @@ class Watchdog:
     def _check_stopped(self, zygote: ZygoteProcess) -> None:
         if zygote.state.now is ZygoteState.READY and zygote.pid is not None:
             pids = [zygote.pid]
-        else:  # it may be the guard still, or what it imports with
+        else:  # perhaps only the guard exists yet, or a process that helps with imports
             pids = [zygote.process.pid, *processes.descendants(zygote.process.pid)]
         if not any(processes.state(pid) == "T" for pid in pids):
             zygote.stopped_since = None
