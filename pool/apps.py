@@ -1,11 +1,12 @@
-"""Deployed applications at the seam: what to serve, its requests, and their ends.
+"""Deployed apps at the seam: what to serve, its requests, and how each request ends.
 
     front-end --App--> Backend.open_app --> AppService
     front-end --AppRequest, AppSink--> AppService.request --> response, piece*, ended
               <------- body, credit, leave -------'
 
 As with calls, only data crosses. An app has one state: loading, served, or failed (``failure`` says
-why, and loading is tried again). Each of its requests ends in exactly one `ended`.
+why, and loading is tried again). Each request ends exactly once: with the last piece of a complete
+answer, or with `ended`.
 """
 
 from __future__ import annotations
@@ -63,20 +64,21 @@ class App:
     attribute: str = "app"
     #: Whether the client generated the app, which then loses its route ``/execute``.
     generated: bool = True
-    #: Whether the app is a handler of jobs, which come as requests that `job_messages` packs, with
-    #: a `JobSink` each; and the names of the functions that it calls.
+    #: Whether the app is a handler of jobs; and the names of the functions that it calls. Jobs
+    #: arrive as requests that `job_messages` packs, with a `JobSink` each.
     jobs: bool = False
     functions: tuple[str, ...] = ()
-    #: The packages it needs; None: the base environment.
+    #: The packages that the app needs; None: the base environment.
     spec: Spec | None = None
     env: Mapping[str, str] = field(default_factory=dict)
-    #: Modules of the directory that later workers find imported; others are learned from the first.
+    #: Modules of the directory that later workers preload; others are learned from the first
+    #: worker.
     preload: tuple[str, ...] = ()
-    #: Returns how fresh the addresses of its other resources are; None: they are not kept.
+    #: Returns how fresh the addresses of the other resources are; None: no addresses are kept.
     neighbours: Callable[[], NeighbourStats] | None = None
-    #: Returns its requests by route, for statistics; None: they are not counted.
+    #: Returns the app's requests by route, for statistics; None: they are not counted.
     routes: Callable[[], list[RouteStats]] | None = None
-    #: Printed first if the app cannot be loaded, because it may be the cause.
+    #: Comes first in the message when the app cannot be loaded, because it may name the cause.
     hint: str = ""
     #: GPUs of each worker; None: the pool's default.
     gpus: int | None = None
@@ -131,7 +133,7 @@ class EndKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppEnd:
-    """The one end of a request."""
+    """How a request ended without a complete answer, or before one."""
 
     kind: EndKind
     error_type: str = ""
@@ -153,7 +155,7 @@ class AppRequest:
     more: bool = False
     #: Whether the client waits for ``100 Continue`` before it sends the body.
     on_demand: bool = False
-    #: Seconds for the first of the answer, and again for each piece; None: any time.
+    #: Seconds until the first part of the answer, and again for each further part; None: no limit.
     limit_s: float | None = None
     #: Whether the limit covers the whole answer.
     whole: bool = False
@@ -163,94 +165,93 @@ class AppRequest:
 
 
 class AppSink(Protocol):
-    """Hears of one request."""
+    """Receives the events of one request."""
 
     def response(self, status: int, headers: Headers, body: bytes, more: bool) -> None:
         """Receive the head of the answer, and the first piece of its body."""
 
     def piece(self, body: bytes, more: bool) -> None:
-        """The next piece."""
+        """Receive the next piece of the body."""
 
     def room(self, size: int) -> None:
-        """Allow so many further bytes of the request's body to be sent."""
+        """Allow ``size`` further bytes of the request's body to be sent."""
 
     def ended(self, end: AppEnd) -> None:
-        """End the request: nothing more comes. A complete answer has no other end."""
+        """Receive the end of a request without a complete answer; nothing follows."""
 
 
 class SocketSink(AppSink, Protocol):
-    """Hears of one WebSocket; an answer that the app gives in its place comes as of a request."""
+    """Receives the events of one WebSocket; `response`, if the app answers without accepting it."""
 
     def accepted(self, subprotocol: str, headers: Headers) -> None:
-        """The WebSocket is open."""
+        """Note that the app has accepted the WebSocket."""
 
     def message(self, piece: bytes, more: bool, text: bool) -> None:
-        """A piece of a message."""
+        """Receive a piece of a message."""
 
     def closed(self, code: int, reason: str) -> None:
-        """The app has closed it, or refused it. Nothing more comes."""
+        """Note that the app has closed or refused the WebSocket; nothing follows."""
 
 
 class JobSink(AppSink, Protocol):
-    """Hears of one job."""
+    """Receives the events of one job."""
 
     def output(self, chunk: bytes) -> None:
         """Receive output of the job."""
 
 
 class AppService(Protocol):
-    """One app that is served. Its methods, and those of sinks, run on the pool's loop."""
+    """An app that is served. Its methods, and those of sinks, run on the pool's loop."""
 
     @property
     def state(self) -> AppState:
-        """Whether requests are served."""
+        """Whether requests can be served."""
 
     @property
     def failure(self) -> str:
-        """Why it cannot be loaded, or nothing."""
+        """Why the app cannot be loaded; otherwise empty."""
 
     @property
     def failure_passes(self) -> bool:
-        """Whether the machine, not the app, caused the failure, so that loading may
-        succeed later.
-        """
+        """Whether the machine caused the failure, not the app, so that a retry may succeed."""
 
     @property
     def busy(self) -> int:
-        """Requests that have not ended."""
+        """The number of requests that have not ended."""
 
     async def settled(self) -> AppState:
-        """Wait until all workers have loaded the app, or one could not."""
+        """Wait until all workers have loaded the app, or a worker failed to."""
 
     def retire(self, within_s: float, then: Callable[[], None]) -> None:
-        """Let it finish the requests it has, within so many seconds, and leave; then call ``then``."""
+        """Let the app finish its requests within ``within_s``, stop it, and call ``then``."""
 
     def note(self, text: str) -> None:
         """Set a remark for the app's statistics; an empty text removes it."""
 
     def request(self, request: AppRequest, sink: AppSink) -> int:
-        """Take a request; returns its number. Its end may come before this returns."""
+        """Accept a request and return its number; it may end before this returns."""
 
     def body(self, number: int, piece: bytes, more: bool) -> None:
-        """Send a piece of a request's body, within the room that its sink was told."""
+        """Send a piece of a request's body, within the room that its sink was granted."""
 
     def message(self, number: int, piece: bytes, *, more: bool, text: bool) -> None:
-        """A piece of a WebSocket's message, of which `app_messages.weight` is what it takes of the room."""
+        """Send a piece of a WebSocket's message.
 
-    def credit(self, number: int, size: int) -> None:
-        """Credit so many bytes of the answer, or so much weight of messages, that were
-        passed on.
+        It uses up as much of the room as `app_messages.weight` says.
         """
 
-    def leave(self, number: int, code: int = ..., reason: str = ...) -> None:
-        """Nobody waits for the answer any more; the sink hears nothing more.
+    def credit(self, number: int, size: int) -> None:
+        """Credit bytes of the answer, or weight of messages, that were passed on to the client."""
 
-        A WebSocket's client has closed it with this code, or has left without one.
+    def leave(self, number: int, code: int = ..., reason: str = ...) -> None:
+        """Leave a request for whose answer nobody waits; its sink receives no more events.
+
+        ``code``: the client's close code, if a WebSocket's client closed it with a code.
         """
 
     def interrupt(self, number: int, *, spares: bool) -> None:
-        """Cancel a request, and end its worker if that does not help within the grace.
+        """Cancel a request, and stop its worker if that has no effect within the grace period.
 
-        The sink is notified no more. ``spares``: do not stop a worker in which others run; it gets
-        no new requests until this is settled.
+        The sink receives no more events. ``spares``: do not stop a worker in which other requests
+        run; that worker gets no new requests until this one is settled.
         """

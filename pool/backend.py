@@ -29,23 +29,23 @@ class Backend(Protocol):
     def shares_descriptors(self) -> bool:
         """Whether descriptors in a `Call` reach the worker; else the whole call must be bytes."""
 
-    # Life.
+    # Life cycle.
 
     async def start(self) -> None:
-        """Begin to start; returns before calls can run."""
+        """Begin to start; return before calls can run."""
 
     async def wait_ready(self) -> None:
         """Wait until `ready`.
 
         Raises:
-            EnvironmentStartFailed: calls will not run here.
-            PoolClosed: it was stopped meanwhile.
+                EnvironmentStartFailed: no call can run, because the interpreter does not start.
+                PoolClosed: the backend was stopped meanwhile.
         """
 
     async def drain(self, limit_s: float) -> bool:
-        """Refuse new calls; True when all that were accepted have ended in time.
+        """Refuse new calls; return whether all accepted calls finished within ``limit_s``.
 
-        Calls whose environments are still being made have been accepted.
+        Calls whose environments are still being built are accepted calls.
         """
 
     def take_calls(self, taking: bool) -> bool:
@@ -55,18 +55,18 @@ class Backend(Protocol):
         """
 
     async def stop(self, reason: str = ..., *, grace_s: float | None = None) -> None:
-        """Stop everything; calls that are still there get the reason.
+        """Stop everything; calls that have not finished fail with the reason.
 
         Running calls have ``grace_s`` to exit after SIGTERM, and get SIGKILL at once if it is 0;
-        None: the usual grace. A second `stop` can only shorten the grace, and also returns when all
-        processes are gone.
+        None: the usual grace period. A second `stop` can only shorten the grace period, and also
+        returns when all processes are gone.
         """
 
-    # What it has room for.
+    # Capacity.
 
     @property
     def ready(self) -> bool:
-        """Whether calls start at once."""
+        """Whether calls can start at once."""
 
     @property
     def draining(self) -> bool:
@@ -74,19 +74,19 @@ class Backend(Protocol):
 
     @property
     def not_ready_reason(self) -> str:
-        """Why no call can be served here for now, although all is up; or nothing."""
+        """Why no call can run here for now although everything is up; otherwise empty."""
 
     @property
     def slots(self) -> int:
-        """Calls of the usual kind that can run at once: on slots, or on GPUs."""
+        """How many calls of the usual kind can run at once, on slots or on GPUs."""
 
     @property
     def free_slots(self) -> int:
-        """Slots for calls that could begin now."""
+        """How many slots are free for calls that could begin now."""
 
     @property
     def unfinished(self) -> int:
-        """Accepted calls that `drain` would wait for."""
+        """How many accepted calls `drain` would wait for."""
 
     def stats(self) -> PoolStats:
         """Return all figures as they are now."""
@@ -98,30 +98,30 @@ class Backend(Protocol):
     # Calls.
 
     def submit(self, call: Call, sink: Sink) -> int:
-        """Accept a call; from now on its sink is notified. Returns the call's id.
+        """Accept a call and return its id; from now on its sink is notified.
 
         The call's descriptors belong to the backend from here on, unless this raises. Problems
         found later are reported to the sink: the outcome then names the same errors.
 
         Raises:
-            Overloaded: there is no room, or it drains.
-            InstanceConflict, InstanceLost: the instance it is for is another, or no more.
-            InvalidRequest: it asks for what there is not here.
-            PoolClosed: it was stopped.
+            Overloaded: there is no room, or the backend drains.
+            InstanceConflict, InstanceLost: the instance has another class or packages, or is gone.
+            InvalidRequest: the call asks for something that this backend does not have.
+            PoolClosed: the backend was stopped.
         """
 
     def cancel(self, call_id: int, reason: str = ...) -> None:
-        """End a call, wherever it is; nothing happens if it has ended."""
+        """Cancel a call, wherever it is; do nothing if it has finished."""
 
     def credit(self, call_id: int, items: int) -> None:
-        """A streaming call may send so many items more."""
+        """Allow a streaming call to send ``items`` more items."""
 
     def open_app(self, app: App) -> AppService:
-        """Serve an app until this stops; its workers load it in the background.
+        """Serve an app until the backend stops; its workers load it in the background.
 
         Raises:
-            PoolClosed: it was stopped.
+            PoolClosed: the backend was stopped.
         """
 
     def release(self, instance: str, reason: str) -> None:
-        """Close an instance when its calls are over."""
+        """Close an instance when its calls have finished."""

@@ -1,4 +1,4 @@
-"""The latest calls that ended, for look-ups by id; bounded in number and bytes."""
+"""The latest finished calls, for look-ups by id; bounded in number and bytes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Final, NamedTuple
 
 from flashpool.pool.calls import Call, Outcome, Receipt
 
-#: Calls that are remembered, and bytes of what they wrote.
+#: Most calls that are remembered, and most bytes of their output.
 CALLS: Final = 1000
 OUTPUT_BYTES: Final = 16 * 1024 * 1024
-#: Characters of an error.
+#: Most characters that are kept of an error.
 _ERROR: Final = 4000
 
 
 class EndedCall(NamedTuple):
-    """A call that ended."""
+    """A finished call."""
 
     number: int
     request_id: str
@@ -33,7 +33,7 @@ class EndedCall(NamedTuple):
 
 
 class CallHistory:
-    """Remembers them."""
+    """Remembers the latest finished calls."""
 
     def __init__(self) -> None:
         #: Fields of `EndedCall`; for successful calls without output a plain tuple, which is
@@ -43,7 +43,7 @@ class CallHistory:
         self._size = 0
 
     def keep(self, number: int, call: Call, outcome: Outcome) -> None:
-        """Keep a call that failed or wrote something."""
+        """Remember a call that failed or wrote something."""
         want = call.want
         self.recent.append(
             EndedCall(
@@ -69,11 +69,11 @@ class CallHistory:
             self._size -= len(self._outputs.pop(next(iter(self._outputs))))
 
     def __iter__(self) -> Iterator[EndedCall]:
-        """Newest first."""
+        """Iterate over the calls, newest first."""
         return (EndedCall(*one) for one in reversed(self.recent))  # type: ignore[arg-type]
 
     def get(self, number: int) -> EndedCall | None:
-        """Return the call of that number."""
+        """Return the call with this number."""
         return next((one for one in self if one.number == number), None)
 
     def output_of(self, number: int) -> bytes | None:

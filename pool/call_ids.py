@@ -1,7 +1,7 @@
 """The ids of calls: a number inside this process, a name outside.
 
-    17            `Receipt.call_id`, `CallFuture.call_id`: of all calls of all pools of this process
-    3f9a2c1b-17   the same call to clients, in logs and on volumes: no other process has this name
+        17            `Receipt.call_id`, `CallFuture.call_id`: unique in this process
+        3f9a2c1b-17   the same call to clients, in logs and on volumes: unique among all processes
 
 A caller may bring a name of its own (``Call.request_id``): a job's id, or a header
 ``X-Request-Id``. Look-ups of calls accept all of them.
@@ -19,7 +19,7 @@ from typing import Final
 numbers: Final = itertools.count(1)
 #: Prefix of the names of this process's calls.
 prefix = secrets.token_hex(4)
-#: A name that a caller may give. It stands in headers, paths and lines of a log.
+#: A name that a caller may give: it appears in headers, paths and lines of logs.
 GIVEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+/=@~-]{0,127}")
 GIVEN_BYTES: Final = re.compile(GIVEN.pattern.encode())
 
@@ -33,7 +33,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def name_of(number: int) -> str:
-    """The name of one of this process' calls."""
+    """Return the name of a call of this process."""
     return f"{prefix}-{number}"
 
 
@@ -43,7 +43,7 @@ def name_bytes(number: int) -> bytes:
 
 
 def number_of(text: str) -> int | None:
-    """The number that an id stands for, if it is a number, or a name of this process."""
+    """Return the number for an id that is a number or a name of this process, else None."""
     head, dash, tail = text.rpartition("-")
     if dash and head != prefix:
         return None

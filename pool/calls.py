@@ -20,9 +20,9 @@ from .trace_context import TraceContext
 if TYPE_CHECKING:
     from flashpool.envs import Spec
 
-#: The environment of calls that name no packages: the base interpreter as it is.
+#: The environment of calls that name no packages: the base interpreter, unchanged.
 BASE_ENVIRONMENT: Final = "base"
-#: The shortest limit that is left of `CallLimits.build_and_run_s`.
+#: The least time to run that `CallLimits.build_and_run_s` leaves to a call.
 LEAST_RUN_S: Final = 0.05
 
 
@@ -48,11 +48,11 @@ class CallLimits:
     queue_s: float | None = None
     #: Mebibytes of memory of the call's whole process tree.
     memory_mb: int | None = None
-    #: Bytes of encoded result; and the setting that sets this limit, for messages.
+    #: Bytes of encoded result; and the name of the setting that sets this limit, for messages.
     result_bytes: int | None = None
     result_setting: str = ""
-    #: Seconds that finding its environment and running may take together. The environment's
-    #: time is then taken from ``run_s``, which is given as well.
+    #: Seconds that finding the environment and running may take together: `after_build` limits
+    #: ``run_s`` to what is left of them.
     build_and_run_s: float | None = None
 
     def or_else(self, defaults: CallLimits) -> CallLimits:
@@ -67,7 +67,7 @@ class CallLimits:
         )
 
     def after_build(self, seconds: float) -> CallLimits:
-        """Return the limits that are left after finding the environment took so long."""
+        """Return the limits that are left after finding the environment took ``seconds``."""
         if self.build_and_run_s is None:
             return self
         left = max(self.build_and_run_s - seconds, LEAST_RUN_S)
@@ -81,13 +81,13 @@ COPY: Final = "~"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provision:
-    """The environment that a call was given, and the time that took before it was submitted."""
+    """The environment that a call was given, and how long finding it took."""
 
-    #: Name in the pool: ``base``, or the digest, with a number behind it (`COPY`) if processes
-    #: still run in an earlier copy.
+    #: Name in the pool: ``base``, or the digest, followed by a number (`COPY`) if processes still
+    #: run in an earlier copy.
     environment: str = BASE_ENVIRONMENT
-    #: ``base``, ``memo``, ``disk``, ``archive`` or ``built``; ``failed`` if it was not available,
-    #: and empty if none was looked for.
+    #: ``base``, ``memo``, ``disk``, ``archive`` or ``built``; ``failed`` if it was not available;
+    #: empty if no environment was looked for.
     origin: str = "base"
     resolve_s: float = 0.0
     fetch_s: float = 0.0
@@ -100,7 +100,7 @@ class Provision:
 
 
 def unprovided(seconds: float, phase: str) -> Provision:
-    """Return the time spent on an environment that failed; all of it counts for the failed step."""
+    """Return the time spent on an environment that failed, all under the step that failed."""
     resolving = phase in ("spec", "resolve")
     return Provision(
         environment="",
@@ -119,26 +119,26 @@ NOWHERE: Final = Provision(environment="", origin="")
 class Call:
     """One function or method to run. The pool never reads ``body``.
 
-    Nobody changes one. It is not declared frozen, as a frozen class takes three times as long
-    to make one; so with `Outcome`.
+    No code changes a call. The class is not declared frozen, because creating a frozen object takes
+    three times as long; the same holds for `Outcome`.
     """
 
     codec: Codec
     body: bytes
-    #: Descriptors that travel beside the body; once submitted the pool owns them, and closes them
-    #: when they were sent or the call ended.
+    #: Descriptors that travel beside the body. Once the call is submitted the pool owns them, and
+    #: closes them when they were sent or the call ended.
     fds: tuple[int, ...] = ()
     #: Name of the call in statistics and messages.
     label: str = "call"
     #: The caller's own id for the call, if any.
     request_id: str = ""
-    #: Equal for calls of the same code: what one imported, the next finds preloaded.
+    #: Equal for calls of the same code: modules that one call imported are preloaded for the next.
     function_key: Hashable = None
-    #: The source of the function that is its label, as JSON text, if its zygote may compile
-    #: that ahead of the next call.
+    #: The source of the function that the label names, as JSON text, if the zygote may compile it
+    #: ahead of the next call.
     source: bytes = b""
-    #: The packages of its environment, until the environment is found; None: `provision` names the
-    #: environment.
+    #: The packages of the call's environment, until the environment is found; None: `provision`
+    #: names the environment.
     spec: Spec | None = None
     provision: Provision = _BASE
     #: The instance of a method call; None: a function, in a process of its own.
@@ -146,33 +146,34 @@ class Call:
     limits: CallLimits = field(default_factory=CallLimits)
     #: Number of GPUs; None: the pool's default.
     gpus: int | None = None
-    #: What the call changes that imports read, as far as its request says, and the packages that
-    #: its source imports: `scheduling.preloading`.
+    #: What the call touches, as far as its request says, and the packages that its source imports:
+    #: `scheduling.preloading`.
     touches: frozenset[str] = frozenset()
     imports: frozenset[str] = frozenset()
-    #: Seed of its random numbers; None: entropy of its own.
+    #: Seed of the call's random numbers; None: they come from entropy.
     seed: int | None = None
     #: Environment variables of this call alone.
     env: Mapping[str, str] = field(default_factory=dict)
-    #: The call has a directory of its own as working directory and ``TMPDIR``, removed with the
-    #: call.
+    #: Whether the call has a directory of its own as working directory and ``TMPDIR``, which is
+    #: removed with the call.
     scratch: bool = False
-    #: Items of a generator go to the sink one by one; else they are collected to a list.
+    #: Whether items of a generator go to the sink one by one; otherwise they are collected into a
+    #: list.
     stream: bool = False
-    #: The outcome waits for the end of the call's exit, even if threads or hooks still run.
+    #: Whether the outcome waits until the call's exit is over, even if threads or hooks still run.
     awaits_exit: bool = False
-    #: Safe to run again after its worker died half-way.
+    #: Whether the call may run again after its worker died half-way.
     idempotent: bool = False
-    #: Its place in a trace, which its process has in its environment; None: it is not traced.
+    #: The call's place in a trace, which its environment variables hold; None: it is not traced.
     trace: TraceContext | None = None
 
     @property
     def environment(self) -> str:
-        """The name of its environment in the pool."""
+        """The name of the call's environment in the pool."""
         return self.provision.environment
 
     def provided(self, provision: Provision, seconds: float) -> Call:
-        """The call in an environment that was found for its spec, which took so long."""
+        """Return the call in the environment that was found for its spec, within ``seconds``."""
         want = self.want
         if want is not None and want.code is not None and provision.environment != BASE_ENVIRONMENT:
             want = want._replace(code=(want.code, provision.digest))
@@ -192,15 +193,15 @@ class Phase(enum.Enum):
 
 
 class Receipt(NamedTuple):
-    """What a call cost and where it ran; JSON-able through `as_dict`. A tuple, because every call
-    creates one, and a frozen class takes three times as long.
+    """What a call cost and where it ran; `as_dict` returns it for JSON.
 
-    Seconds are of the monotonic clock. Those of the environment (resolve, fetch, build) were spent
-    before the call was submitted, and are not in the total. The time that a call waited for its
-    interpreter counts as start, not as queue. exit is the time that its answer waited for threads,
-    exit hooks and finalizers of the function. ``attempts`` is 0 if no worker received the call.
-    ``exit`` is ``"clean"``, ``"exit N"`` or ``"signal N"``, or None while the worker was still
-    exiting.
+    A tuple, because every call creates one, and creating a frozen object takes three times as long.
+    Seconds are of the monotonic clock. Those of the environment (resolve, fetch, build) passed
+    before the call was submitted, and are not in ``total_s``. The time that a call waited for its
+    interpreter to start counts as ``start_s``, not as ``queue_s``. ``exit_s`` is the time that the
+    answer waited for threads, exit hooks and finalizers of the function. ``attempts`` is 0 if no
+    worker received the call. ``exit`` is ``"clean"``, ``"exit N"`` or ``"signal NAME"``, or None
+    while the worker was still exiting.
     """
 
     queue_s: float = 0.0
@@ -216,7 +217,8 @@ class Receipt(NamedTuple):
     gpus: tuple[str, ...] = ()
     pid: int | None = None
     exit: str | None = None
-    #: The call's number in this process; 0: it never became a call. Its name is made by `call_ids`.
+    #: The call's number in this process, from which `call_ids` makes its name; 0: it never became a
+    #: call.
     call_id: int = 0
 
     @property
@@ -225,7 +227,7 @@ class Receipt(NamedTuple):
         return self.provision.digest
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, the shape of a response's ``receipt``."""
+        """Return plain data, in the form of a response's ``receipt``."""
         provision = self.provision
         origin = provision.origin
         seconds = {
@@ -239,7 +241,7 @@ class Receipt(NamedTuple):
             "total": self.total_s,
         }
         for phase, value in seconds.items():
-            # In microseconds; `round` converts to text for that.
+            # Round to microseconds; the built-in `round` is slower, because it converts to text.
             seconds[phase] = int(value * 1e6 + 0.5) / 1e6
         return {
             "call_id": f"{call_ids.prefix}-{self.call_id}" if self.call_id else None,
@@ -259,7 +261,7 @@ class Receipt(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """The one end of a call.
+    """The one outcome of a call.
 
     A result has ``error_type`` None and the encoded result in ``body`` (and ``fds``, which the
     receiver owns). Everything else is a failure: ``error_type`` is the user exception's class name
@@ -275,7 +277,7 @@ class Outcome:
     error: str | None = None
     exception: bytes | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    #: True when user code raised it, False when the pool ended the call.
+    #: Whether user code raised the error; False: the pool ended the call.
     from_user: bool = False
     #: Output on descriptors 1 and 2, bounded, with a marker where it was cut.
     output: bytes = b""
@@ -293,32 +295,33 @@ class Outcome:
 class Sink(Protocol):
     """Receives the events of one call, on the backend's loop; must not block.
 
-    If it has a method ``started()``, that is called when a worker receives the call.
+    If a sink has a method ``started()``, it is called when a worker receives the call.
     """
 
-    #: Whether `output` wants live chunks (else all output is in the outcome only).
+    #: Whether `output` is called with live chunks; otherwise all output is in the outcome only.
     wants_output: bool
 
     def told(self, line: str) -> None:
-        """The environment of the call's spec is being made: a line of progress."""
+        """Receive a progress line about the environment that the call waits for."""
 
     def environment_ready(self) -> None:
-        """The environment is ready, and the call waits for a slot. Not called for a call without a
-        spec.
-        """
+        """Note that the environment is ready and the call waits for a slot; only with a spec."""
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
-        """Bytes the call wrote to descriptor 1, or to 2: ``stderr``, if the backend tells these apart."""
+        """Receive bytes that the call wrote to descriptor 1, or to 2.
+
+        ``stderr``: to 2, if the backend separates these.
+        """
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
         """Receive one encoded item of a streaming call; answer with `Backend.credit`."""
 
     def done(self, outcome: Outcome) -> None:
-        """The end; called exactly once, and nothing after it."""
+        """Receive the outcome; called exactly once, and last."""
 
 
 class InstanceRequest(NamedTuple):
-    """What a call says of its instance. A tuple, because every call creates one."""
+    """The instance that a call is for. A tuple, because every call creates one."""
 
     instance: str
     #: Equal for calls that mean the same class and resources; the backend adds the environment.
@@ -328,16 +331,18 @@ class InstanceRequest(NamedTuple):
     #: Equal for calls with the same constructor arguments.
     arguments: object = None
     method: str = "__call__"
-    #: Calls to async methods that may run together in the instance.
+    #: Calls to async methods that may run at once in the instance.
     concurrency: int = 1
-    #: Replace an existing instance.
+    #: Whether to replace an existing instance.
     anew: bool = False
-    #: What a worker creates the instance from; None: the body of the call. The pool does not read
-    #: it.
+    #: What a worker creates the instance from, which the pool does not read; None: the body of the
+    #: call.
     load: bytes | None = None
-    #: Do not load the instance again: it must exist, of this generation (0: any), or else be the
-    #: first of its name and requested as such.
+    #: Whether an instance of this generation (0: any) must exist. The call is refused if the
+    #: instance is gone, unless ``generation`` is 1 and no instance of this name has existed: then
+    #: it is created.
     must_exist: bool = False
     generation: int = 0
-    #: The caller gave no name, and may not call the instance again: it is closed before others.
+    #: Whether the caller gave no name and may not call the instance again: it is closed before
+    #: others.
     unnamed: bool = False

@@ -1,7 +1,7 @@
 """Pickles functions for a worker with another version of Python.
 
-    code object -> its source, if that can be read and gives the same code here
-                -> compiled there, the function of that name taken out of it
+        code object -> its source, if it can be read and gives the same code here
+                    -> compiled in the worker; the function of that name is taken out of it
 
 Bytecode is valid for one minor version of Python: another version refuses it, or runs it wrongly.
 Functions that are pickled by reference need none of this, and neither does data. Code without
@@ -30,8 +30,8 @@ Version = tuple[int, int]
 
 OURS: Final[Version] = sys.version_info[:2]
 
-#: Evaluated in the worker, which cannot import flashpool by name: compiles the factory, and takes
-#: the code of the function in it.
+#: The worker, which cannot import flashpool by name, evaluates this: it compiles the factory, and
+#: takes the function's code object out of it.
 _THERE: Final = (
     "[inner for outer in compile(source, filename, 'exec', flags, True).co_consts"
     " if hasattr(outer, 'co_consts') for inner in outer.co_consts"
@@ -40,7 +40,7 @@ _THERE: Final = (
 
 
 def wanted(python_version: str | None, base_python: str) -> Version:
-    """Return the Python that a call runs in: the one that it names, else the pool's."""
+    """Return the version that a call names, or else that of the pool's base interpreter."""
     if python_version is not None:
         major, minor = python_version.split(".")[:2]
         return int(major), int(minor)
@@ -61,7 +61,7 @@ def _version_of(python: str) -> Version:
 
 
 def reduce_code(code: CodeType, version: Version) -> tuple[Any, ...]:
-    """Return how to pickle a code object for another version.
+    """Return the reduce value that pickles a code object for another version.
 
     Raises:
         InvalidRequest: its source cannot be read.
@@ -81,9 +81,7 @@ def reduce_code(code: CodeType, version: Version) -> tuple[Any, ...]:
 
 
 def _factory(code: CodeType) -> str | None:
-    """Return the source of a function that defines the given one: its parameters are the closure's
-    variables.
-    """
+    """Return the source of a factory function whose parameters are the closure's variables."""
     try:
         lines = inspect.getsourcelines(code)[0]
         if not lines[0][:1].isspace():
@@ -96,9 +94,9 @@ def _factory(code: CodeType) -> str | None:
 
 
 def _indented(lines: list[str]) -> list[str]:
-    """Return the lines with a space before each statement, and all others as they are.
+    """Return the lines with a space before each statement, and other lines unchanged.
 
-    A line may be within a string, whose value must not change.
+    A line may be inside a string, whose value must not change.
     """
     starts, begins = set(), True
     for token in tokenize.generate_tokens(iter(lines).__next__):
@@ -111,8 +109,7 @@ def _indented(lines: list[str]) -> list[str]:
 
 
 def _index(source: str, code: CodeType) -> int | None:
-    """Return the index of the function among those of its name in the source; None if it is
-    missing.
+    """Return the index of the function among those of its name; None if it is missing.
 
     Files change, and a line may hold two lambdas: the function is the one that compiles to the same
     code.
@@ -144,7 +141,8 @@ def _constant(value: object) -> object:
     if isinstance(value, CodeType):
         return _essence(value)
     if isinstance(value, str):
-        # Up to 3.10 an inner function's qualified name is a constant, and begins elsewhere.
+        # Up to 3.10 the qualified name of an inner function is a constant, with another prefix
+        # here.
         return str, value.rpartition("<locals>.")[2]
     # 1, True and 1.0 are equal, and sets have no order.
     text = sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)

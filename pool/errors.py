@@ -1,13 +1,13 @@
 """Every way a call or a request can fail, one tree.
 
     FlashpoolError
-    |-- InvalidRequest          the request cannot be understood; fix it and send it again
+        |-- InvalidRequest          the request is malformed; fix it and send it again
     |-- Unauthorized            no token, or a wrong one
     |-- InstanceConflict        another class, or other packages, under a name in use
-    |-- PayloadTooLarge         the request is larger than the server takes
-    |-- Overloaded              queue full or draining; try again after ``retry_after_s``
+        |-- PayloadTooLarge         the request is larger than the server accepts
+        |-- Overloaded              queue full or draining; retry after ``retry_after_s``
     |-- PoolClosed              submitted to a pool that was shut down (a RuntimeError too)
-    `-- CallError               the call was taken, and ended without a result of its own
+        `-- CallError               the call was accepted, and ended without a result of its own
         |-- Timeout             a limit passed: queue, build, start or run (a TimeoutError too)
         |   `-- SoftTimeout     the call's soft limit passed; raised within the call
         |-- WorkerCrashed       its process died: signal, exit code, last output
@@ -15,10 +15,10 @@
         |-- ResultTooLarge      the result is larger than the answer may be
         |-- ResultNotSerializable   the result cannot be pickled or written as JSON
         |-- Cancelled           the caller cancelled it, or went away
-        |-- ResidentLost        a sibling's failure took the shared worker; safe to retry
-        |-- InstanceLost        the instance the call insisted on is no more; says why
-        |-- RemoteException     user code raised what cannot be rebuilt on this side
-        `-- EnvironmentError    its virtualenv could not be built or its zygote not started
+                |-- ResidentLost        another call's failure took the shared worker; safe to retry
+                |-- InstanceLost        the instance that the call requires is gone; says why
+                |-- RemoteException     user code raised an exception that cannot be rebuilt here
+                `-- EnvironmentError    its virtualenv cannot be built, or its zygote does not start
             `-- EnvironmentStartFailed
 
 Each carries a message for people and ``details``, plain data for programs; the class
@@ -34,7 +34,7 @@ Details = dict[str, Any]
 
 
 class FlashpoolError(Exception):
-    """Base of all errors raised here.
+    """Base of all errors of flashpool.
 
     ``details`` holds JSON-able facts (phase, signal, exit_code, limits).
     """
@@ -65,7 +65,7 @@ class Unauthorized(FlashpoolError):
 
 
 class PayloadTooLarge(FlashpoolError):
-    """The request's body is larger than the server takes."""
+    """The request's body is larger than the server accepts."""
 
 
 class Overloaded(FlashpoolError):
@@ -110,7 +110,7 @@ class ResultTooLarge(CallError):
 
 
 class ResultNotSerializable(CallError):
-    """The result cannot be carried back to the caller."""
+    """The result cannot be pickled or written as JSON."""
 
 
 class Cancelled(CallError):
@@ -139,10 +139,10 @@ class EnvironmentError(CallError):  # noqa: A001 - the documented error_type; th
 
 
 class EnvironmentStartFailed(EnvironmentError):
-    """The environment's interpreter did not come up; ``details`` has its last output."""
+    """The environment's interpreter did not start; ``details`` has its last output."""
 
 
-#: error_type -> class, for building an error from what crossed the wire.
+#: error_type -> class, to rebuild an error from its type, message and details.
 BY_NAME: dict[str, type[FlashpoolError]] = {
     kind.__name__: kind
     for kind in (

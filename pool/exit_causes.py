@@ -1,4 +1,4 @@
-"""Explains why a call ended without a result: from facts about a death to messages and types."""
+"""Explains why a call ended without a result: turns facts about a death into an error."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any, Final
 CHANNEL_LOST: Final = 81
 DAMAGED: Final = 82
 NOT_BEGUN: Final = 83
-#: Characters of last output that go into a message.
+#: Most characters of the last output in a message.
 TAIL: Final = 2000
-#: Begins the last output in a message.
+#: Precedes the last output in a message.
 TAIL_HEADING: Final = "\n\nLast output of the call:\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Why the supervisor ended a worker."""
+    """Why the supervisor stopped a worker."""
 
     error_type: str
     message: str
@@ -29,7 +29,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OomKill:
-    """Evidence that the kernel took the process: its counter of kills rose."""
+    """Evidence that the kernel killed the process: its counter of OOM kills rose."""
 
     source: str
     kills: int
@@ -37,7 +37,7 @@ class OomKill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """The cause of an end."""
+    """Why a call or an app's requests ended without a result."""
 
     error_type: str
     message: str
@@ -52,7 +52,7 @@ def of_death(
     output_tail: str,
     peak_mb: float | None,
 ) -> Cause:
-    """Say why a worker with this wait status (None: unknown) left no result."""
+    """Explain why a worker with this wait status (None: unknown) left no result."""
     facts: dict[str, Any] = {"last_output": output_tail, **exit_facts(status)}
     if peak_mb is not None:
         facts["peak_rss_mb"] = peak_mb
@@ -70,7 +70,7 @@ def of_death(
 
 
 def of_lost_zygote(reason: str, output_tail: str) -> Cause:
-    """The worker went down with its zygote."""
+    """Explain that the worker was lost together with its zygote."""
     message = (
         f"the worker was lost together with the zygote it was forked from: {reason}. "
         "The call did not cause this; the zygote is restarted for the next call."
@@ -83,8 +83,9 @@ def of_lost_zygote(reason: str, output_tail: str) -> Cause:
 
 
 def of_stuck(stop: Stop | None, pid: int, output_tail: str) -> Cause:
-    """Return the end of a call whose worker cannot be killed; ``stop`` is the reason for stopping
-    it, if the call should get it.
+    """Explain the end of a call whose worker cannot be killed.
+
+    ``stop``: why the worker was being stopped; None: the call never began there.
     """
     stop = stop or NEVER_BEGAN
     message = (
@@ -99,7 +100,7 @@ def of_stuck(stop: Stop | None, pid: int, output_tail: str) -> Cause:
 
 
 def of_mistake(error: Exception) -> Cause:
-    """The pool itself failed while it served the call."""
+    """Explain that a bug in the pool ended the call."""
     what = f"{type(error).__name__}: {error}"
     message = (
         f"a bug in flashpool ended the call ({what}). The log has the traceback: please "
@@ -109,7 +110,7 @@ def of_mistake(error: Exception) -> Cause:
 
 
 def of_bad_frame(problem: str, output_tail: str) -> Cause:
-    """User code wrote to the control channel, or what it sent is not a result."""
+    """Explain that user code wrote to the control channel, or that a result is malformed."""
     message = (
         f"something other than flashpool's runtime wrote to the worker's channel ({problem}). "
         "Does the call write to file descriptors that it did not open?"
@@ -138,7 +139,7 @@ NEVER_BEGAN: Final = Stop(
 
 
 def not_handed_over(error: OSError) -> Stop:
-    """Return the end of a call that could not be sent over its worker's channel."""
+    """Return the reason for stopping a worker whose channel the call could not be sent over."""
     return Stop(
         error_type="WorkerCrashed",
         message=f"the call could not be sent to its worker: {error.strerror}. Does the pool's "
@@ -148,7 +149,7 @@ def not_handed_over(error: OSError) -> Stop:
 
 
 def of_app(status: int | None, stop: Stop | None, oom: OomKill | None) -> Cause:
-    """Explain the death of an app's worker, for all requests in it."""
+    """Explain the death of an app's worker, for all requests in that worker."""
     facts = exit_facts(status)
     if stop is not None:
         return Cause(error_type=stop.error_type, message=stop.message, details=facts)
@@ -176,7 +177,7 @@ def of_app(status: int | None, stop: Stop | None, oom: OomKill | None) -> Cause:
 
 
 def exit_facts(status: int | None) -> dict[str, Any]:
-    """A wait status as ``signal`` or ``exit_code``."""
+    """Return a wait status as ``signal`` or ``exit_code``."""
     if status is None:
         return {}
     if os.WIFSIGNALED(status):
@@ -186,7 +187,7 @@ def exit_facts(status: int | None) -> dict[str, Any]:
 
 
 def exit_words(status: int) -> str:
-    """A wait status for a receipt: ``clean``, ``exit N`` or ``signal NAME``."""
+    """Return a wait status for a receipt: ``clean``, ``exit N`` or ``signal NAME``."""
     facts = exit_facts(status)
     if "signal" in facts:
         return f"signal {facts['signal']}"
@@ -201,7 +202,7 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-#: The usual meaning of signals.
+#: What signals usually mean.
 _USUALLY: Final = {
     "SIGSEGV": "native code accessed memory that it does not own",
     "SIGBUS": "native code accessed memory that does not exist (a truncated file, a full /dev/shm)",

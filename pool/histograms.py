@@ -1,7 +1,7 @@
-"""Seconds, counted by how many they are: of each phase, and of each of the last minutes.
+"""Histograms of durations in seconds: one for each phase, and one for each recent minute.
 
-Seconds are counted in batches: sorting them first is cheaper than a search for each. Reading costs
-the same however many were counted.
+Durations are counted in batches: sorting a batch first is cheaper than a search for each. Reading
+costs the same however many were counted.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ BOUNDS: Final = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
 )
-#: Minutes that are remembered.
+#: Minutes for which figures are kept.
 MINUTES: Final = 60
 
 
 class Histogram:
-    """Seconds of one kind."""
+    """Durations of one kind."""
 
     __slots__ = ("counts", "largest", "total")
 
@@ -34,7 +34,7 @@ class Histogram:
         self.largest = 0.0
 
     def add(self, seconds: Iterable[float]) -> None:
-        """Count all of these."""
+        """Count all these durations."""
         ordered = sorted(seconds)
         if not ordered:
             return
@@ -53,7 +53,7 @@ class Histogram:
         return sum(self.counts)
 
     def percentile(self, fraction: float) -> float:
-        """About which of them is not passed by that part; exact to its bucket."""
+        """Estimate the duration that ``fraction`` of all do not exceed; exact to its bucket."""
         wanted, before = fraction * self.count, 0
         for index, count in enumerate(self.counts):
             if count and before + count >= wanted:
@@ -96,17 +96,17 @@ class _Minute:
 
 
 class LastHour:
-    """Calls of the last hour, by the minute in which they ended. Minutes without any are left out."""
+    """Calls of the last hour by the minute in which they ended, without empty minutes."""
 
     def __init__(self) -> None:
         self._minutes: deque[_Minute] = deque(maxlen=MINUTES)
 
     def add(self, now: float, seconds: Iterable[float]) -> None:
-        """Count calls that ended in one minute; ``now`` is in that, in seconds since 1970."""
+        """Count calls that ended in the same minute; ``now`` (since 1970) lies in that minute."""
         self._minute(now).seconds.add(seconds)
 
     def failed(self, now: float) -> None:
-        """Count a failed call of this minute, which may be counted before or after its time."""
+        """Count a failed call of this minute; its duration may be added before or after."""
         self._minute(now).failed += 1
 
     def _minute(self, now: float) -> _Minute:
@@ -116,7 +116,7 @@ class LastHour:
         return self._minutes[-1]
 
     def stats(self, now: float) -> list[MinuteStats]:
-        """Oldest first."""
+        """Return the figures of each minute, oldest first."""
         earliest = int(now // 60) - MINUTES
         return [
             MinuteStats(

@@ -25,7 +25,7 @@ class Elsewhere(NamedTuple):
         return f"instance {instance!r} lived on pod {self.pod} ({at}), and its state is lost"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {"pod": self.pod, "lives": self.lives, "last_used": _utc(self.last_used_at)}
 
 
@@ -38,11 +38,11 @@ class InstanceRecord(NamedTuple):
     last_used_at: float
     #: Calls that began in the instance, including this one.
     method_calls: int
-    #: Counts how often it was made under this name; 1 is the first.
+    #: How many instances have been created under this name, including this one.
     generation: int
     #: Why the previous instance ended, if this one replaced it.
     rebuilt_because: str | None = None
-    #: Whether this call's constructor arguments are those of the instance.
+    #: Whether this call's constructor arguments are the instance's.
     same_arguments: bool = True
     #: Why the instance ended with this call, or None.
     ended_because: str | None = None
@@ -50,7 +50,7 @@ class InstanceRecord(NamedTuple):
     elsewhere: Elsewhere | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, the shape of a response's ``instance_info``."""
+        """Return plain data, in the form of a response's ``instance_info``."""
         return {
             "class_name": self.class_name,
             "created_at": _utc(self.created_at),

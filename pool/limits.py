@@ -1,15 +1,15 @@
-"""Bounds of limits in numbers and words, shared by requests, options and settings."""
+"""Ranges of valid limits, as numbers and as words, for requests, options and settings."""
 
 from __future__ import annotations
 
 from typing import Final, TypeGuard
 
-#: Bounds of memory limits in MiB: a worker alone needs the least; no machine has more than the
-#: most.
+#: Range of memory limits in MiB: an empty worker needs the minimum, and no machine has more than
+#: the maximum.
 MEMORY_MB_MIN: Final = 16
 MEMORY_MB_MAX: Final = 1 << 30
 MEMORY_ACCEPTS: Final = f"a whole number of MiB, {MEMORY_MB_MIN} to {MEMORY_MB_MAX}"
-#: Calls of an instance's async methods that may run together.
+#: Most calls of an instance's async methods that may run at once.
 CONCURRENCY_MAX: Final = 1000
 CONCURRENCY_ACCEPTS: Final = f"a whole number, 1 to {CONCURRENCY_MAX}"
 #: The largest seed.
@@ -17,9 +17,9 @@ SEED_MAX: Final = (1 << 63) - 1
 SEED_ACCEPTS: Final = f"a whole number, 0 to {SEED_MAX}"
 #: A year: a larger limit is a mistake, and would overflow timers.
 SECONDS_MAX: Final = 366 * 24 * 3600
-#: Calls at once, and instances kept: more would be a mistake, and would be forked.
+#: Most calls at once, and most instances: a larger number is a mistake, and would be forked.
 WORKERS_MAX: Final = 4096
-#: Loaded zygotes of one environment.
+#: Most loaded zygotes of one environment.
 PRELOAD_ZYGOTES_MAX: Final = 1000
 
 
@@ -44,7 +44,7 @@ def fits_seconds(seconds: float) -> bool:
 
 
 def is_variable(name: str, value: str) -> bool:
-    """Return whether a process can have such an environment variable."""
+    """Return whether a process can have this environment variable."""
     return bool(name) and "=" not in name and "\0" not in name and "\0" not in value
 
 

@@ -28,7 +28,7 @@ Dumps = Callable[[Any, "BufferCallback | None"], bytes]
 
 
 def dumps(value: Any, buffers: BufferCallback | None = None) -> bytes:
-    """Pickle for a worker; large buffers go to ``buffers``."""
+    """Pickle for a worker; large buffers go to the callback ``buffers``."""
     if _is_plain(value):
         return pickle.dumps(value, 5)
     file = io.BytesIO()
@@ -40,10 +40,10 @@ def dumps(value: Any, buffers: BufferCallback | None = None) -> bytes:
 
 
 def _dumps_by_name(value: Any, buffers: BufferCallback | None, error: Exception) -> bytes:
-    """Once more, with all by its name that a module has which a worker can import.
+    """Pickle again, now by name wherever an object belongs to a module that a worker can import.
 
     Raises:
-        TypeError, PicklingError: as before, with the global variable that is to blame.
+        TypeError, PicklingError: the first error, with the global variable that causes it if known.
     """
     if isinstance(buffers, payload.Buffers):
         buffers.views.clear()
@@ -51,7 +51,7 @@ def _dumps_by_name(value: Any, buffers: BufferCallback | None, error: Exception)
     pickler = Pickler(file, 5, buffers, anew=_is_code(value), by_name=True)
     try:
         pickler.dump(value)
-    except Exception:  # noqa: BLE001 - the first error says it better
+    except Exception:  # noqa: BLE001 - the first error explains more
         if (where := _culprit(pickler)) is None:
             raise error from None
         raise type(error)(f"{error}. {where}") from error
@@ -66,7 +66,7 @@ def _culprit(pickler: Pickler) -> str | None:
                 continue
             try:
                 Pickler(io.BytesIO(), anew=True, by_name=True).dump(value)
-            except Exception:  # noqa: BLE001 - whatever it is, it cannot be sent
+            except Exception:  # noqa: BLE001 - whatever the error, the value cannot be sent
                 return (
                     f"{function.__qualname__}() uses the global variable {name!r}, of type "
                     f"{type(value).__qualname__}: make it in the function, or in a module that the "
@@ -76,10 +76,9 @@ def _culprit(pickler: Pickler) -> str | None:
 
 
 def dumps_for(version: cross_version.Version) -> Dumps:
-    """Pickle for a worker with that version of Python.
+    """Return a function that pickles for a worker with this version of Python.
 
-    Raises (when it is called):
-        InvalidRequest: a function cannot go there.
+    The returned function raises `InvalidRequest` if a function cannot be sent to that version.
     """
     if version == cross_version.OURS:
         return dumps
@@ -93,9 +92,9 @@ def dumps_for(version: cross_version.Version) -> Dumps:
 
 
 def example() -> tuple[cross_version.Version, str]:
-    """A call of a function that travels by value, as base64 text, and the Python it is for.
+    """Return our version of Python, and a call as base64 text with which zygotes warm up.
 
-    Return example calls with which zygotes warm up.
+    The call's function travels by value.
     """
     function = payload.pack(lambda value: value, dumps)
     call, _ = payload.pack_call(function, payload.pack(((None,), {}), dumps))
@@ -110,14 +109,15 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_code(value: Any) -> bool:
-    """Return whether an object is what to call, and not an argument: its locks then belong to the
-    worker.
+    """Return whether an object is to be called, and is not an argument.
+
+    Locks in such an object then belong to the worker.
     """
     return callable(value)
 
 
 class _PortablePickler(Pickler):
-    """Sends source in place of bytecode."""
+    """Sends source instead of bytecode."""
 
     def __init__(
         self,
@@ -137,11 +137,10 @@ class _PortablePickler(Pickler):
 
 
 def program_path() -> tuple[str, ...]:
-    """Return the entries that a worker's ``sys.path`` needs in front to import the program's own
-    modules.
+    """Return the entries that a worker's ``sys.path`` needs for the program's own modules.
 
-    The standard library and site-packages stay out: the worker's interpreter brings
-    them, and in front they would change what shadows what.
+    They go in front. The standard library and site-packages stay out: the worker's interpreter has
+    its own, and entries in front would change which module shadows which.
     """
     own = {os.path.realpath(path) for path in _interpreter_path()}
     entries = map(os.path.abspath, sys.path)

@@ -7,13 +7,13 @@ from typing import Final
 
 __all__ = ["ProgressNotes"]
 
-#: Lines kept of the making of one environment, and the characters kept of one.
+#: Most lines kept of the build of one environment, and most characters kept of a line.
 LINES: Final = 200
 LINE_LIMIT: Final = 500
 
 
 class ProgressNotes:
-    """The last progress lines."""
+    """The last progress lines of a build."""
 
     __slots__ = ("_lines",)
 
@@ -21,7 +21,7 @@ class ProgressNotes:
         self._lines: deque[str] = deque(maxlen=LINES)
 
     def add(self, line: str) -> str:
-        """Keep one more line; the line as it is kept."""
+        """Keep a line; return it as it is kept."""
         line = line[:LINE_LIMIT]
         self._lines.append(line)
         return line

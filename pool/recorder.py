@@ -1,6 +1,7 @@
 """Records facts for a pool's statistics: outcomes, latencies, failures, and its own errors.
 
-Everything is bounded: histograms, the last hour by the minute, the latest failures, counters by cause.
+Everything is bounded: histograms, the last hour by the minute, the latest failures, and counters by
+cause.
 """
 
 from __future__ import annotations
@@ -29,34 +30,34 @@ from .stats import (
 
 _log = logging.getLogger(__name__)
 
-#: Failures that are remembered.
+#: Most failures that are remembered.
 FAILURES: Final = 50
 _ERROR_TEXT: Final = 300
-#: Bytes of what a failed call wrote last.
+#: Most bytes that are kept of a failed call's last output.
 _LAST_LINES: Final = 1000
-#: Replaces an unknown name of an end, which user code wrote to its worker's channel.
+#: Replaces an unknown error type: user code wrote it to its worker's channel.
 OTHER: Final = "other"
-#: Phases of a receipt, in the order of a call; the first three are its environment's.
+#: Phases of a receipt, in the order of a call; the first three are about its environment.
 PROVISIONING: Final = ("resolve", "fetch", "build")
 PHASES: Final = (*PROVISIONING, "queue", "start", "run", "exit", "total")
-#: Ends that are counted in one go, which costs each a tenth of what it would cost alone.
+#: Outcomes that are counted in one batch, at a tenth of what counting each alone would cost.
 _TOGETHER: Final = 256
 
 
 class Recorder:
-    """Counts ends; keeps the latest few."""
+    """Counts outcomes; keeps the latest failures."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.calls = 0
-        #: Calls that were refused for a full queue, by what they would have waited for.
+        #: Calls that were refused because the queue was full, by what they would have waited for.
         self.refused: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self._failures: deque[FailureStats] = deque(maxlen=FAILURES)
         self._phases = {name: Histogram() for name in PHASES}
         self._hour = LastHour()
-        #: Receipts of calls that ended in the same minute, before this time, and are not counted
-        #: yet.
+        #: Receipts that are not counted yet, of calls that ended in one minute: the one that is
+        #: over at `_minute_over`.
         self._receipts: list[Receipt] = []
         self._minute_over = 0.0
         self.origins: Counter[str] = Counter()
@@ -66,7 +67,7 @@ class Recorder:
         self._last_callback_error: str | None = None
 
     def ended(self, call_id: int | None, label: str, outcome: Outcome) -> None:
-        """Record the end of a call."""
+        """Record the outcome of a call."""
         receipts, now = self._receipts, time.time()
         if now >= self._minute_over or len(receipts) >= _TOGETHER:
             self._count(now)
@@ -82,7 +83,7 @@ class Recorder:
             self._failed(call_id, label, outcome, outcome.error_type)
 
     def _count(self, now: float) -> None:
-        """Count the ends that are not counted yet."""
+        """Count the receipts that are not counted yet."""
         receipts, self._receipts = self._receipts, []
         begun = [receipt for receipt in receipts if receipt.attempts]
         provided = [one for one in receipts if one.provision.origin not in ("base", "")]
@@ -97,7 +98,7 @@ class Recorder:
         self._minute_over = (now // 60 + 1) * 60.0
 
     def unprovided(self, call_id: int | None, label: str, outcome: Outcome) -> None:
-        """Record a call whose environment was not available; it used no time of the pool."""
+        """Record a call whose environment was not available; it took no time of the pool."""
         if outcome.error_type is not None:
             self.origins["failed"] += 1
             now = time.time()
@@ -127,7 +128,7 @@ class Recorder:
         )
 
     def exit_ended(self, call_id: int, label: str, what: str, seconds: float) -> None:
-        """Record what a call had left and was stopped."""
+        """Record that something a call had left was stopped at the limit."""
         self._exits_ended += 1
         self._exits.append(
             EndedExitStats(
@@ -136,11 +137,11 @@ class Recorder:
         )
 
     def exits(self, running: int) -> ExitStats:
-        """Return what was stopped, newest last, and how many exits run."""
+        """Return what was stopped, newest last, and the number of exits that run."""
         return ExitStats(running=running, ended=self._exits_ended, recent=list(self._exits))
 
     def callback_failed(self, where: str, error: Exception) -> None:
-        """Record an error of flashpool itself; the caller ends what the error belongs to."""
+        """Record an error of flashpool itself; the caller ends the call or worker concerned."""
         self._callback_errors += 1
         self._last_callback_error = f"{where}: {type(error).__name__}: {error}"[:_ERROR_TEXT]
         _log.error("Bug in flashpool, in %s", where, exc_info=error)
@@ -149,20 +150,20 @@ class Recorder:
     def counted(
         self, where: str, then: Callable[[Exception], object] | None = None
     ) -> Iterator[None]:
-        """Continue after this block, whatever is raised in it, and record the error.
+        """Record any error that is raised in this block, and continue after the block.
 
-        ``then`` ends what the error belongs to; an error in that is recorded as well.
+        ``then`` ends the call or worker concerned; an error in ``then`` is recorded as well.
         """
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - it is what this is for
+        except Exception as error:  # noqa: BLE001 - any error is recorded
             self.callback_failed(where, error)
             if then is not None:
                 with self.counted(f"the end of {where}"):
                     then(error)
 
     def failures(self) -> list[FailureStats]:
-        """The latest failures, newest last."""
+        """Return the latest failures, newest last."""
         return list(self._failures)
 
     def latency(self) -> dict[str, LatencyStats]:
@@ -171,13 +172,13 @@ class Recorder:
         return {phase: one.stats() for phase, one in self._phases.items() if one.count}
 
     def last_hour(self) -> list[MinuteStats]:
-        """Calls by the minute in which they ended, oldest first."""
+        """Return calls by the minute in which they ended, oldest first."""
         now = time.time()
         self._count(now)
         return self._hour.stats(now)
 
     def supervisor(self) -> SupervisorStats:
-        """This process, measured now."""
+        """Measure this process."""
         return SupervisorStats(
             pid=os.getpid(),
             uptime_s=round(time.monotonic() - self.started, 3),
@@ -188,7 +189,7 @@ class Recorder:
         )
 
 
-# Both work without a free descriptor: statistics matter most during a shortage.
+# Both functions work without a free descriptor: statistics matter most during a shortage.
 
 
 def _resident_bytes() -> int:

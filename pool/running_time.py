@@ -7,7 +7,8 @@ rest.
 
     beat, every BEAT_S, and before a limit is compared: notices a pause
 
-A call asks for the time a dozen times: `now` is made of parts in C, so that no frame is entered.
+Each call reads the clock a dozen times: `now` is composed of functions in C, so that reading it
+enters no Python frame.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from itertools import repeat, starmap
 from operator import getitem, sub
 from typing import Final
 
-#: Between two beats, and what a beat may be late before that counts as a pause.
+#: Seconds between two beats, and how late a beat may be before the delay counts as a pause.
 BEAT_S: Final = 0.25
 SLACK_S: Final = 0.5
 
@@ -31,24 +32,24 @@ class RunningTime:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        #: Seconds in which it did not run.
+        #: Seconds in which this process did not run.
         self._still = [0.0]
-        #: No beat is awaited before the first.
+        #: When the next beat counts as late; never, before the first beat.
         self._late_at = float("inf")
         still = iter(partial(getitem, self._still, 0), None)
-        #: The time without known pauses.
+        #: The monotonic time, less the known pauses.
         self.now: Callable[[], float] = map(sub, starmap(monotonic, repeat(())), still).__next__
 
     @property
     def stood_still(self) -> float:
-        """Seconds in which it did not run."""
+        """Seconds in which this process did not run."""
         return self._still[0]
 
     def beat(self) -> float:
-        """This process runs; call it every `BEAT_S`. The time, with a pause taken out."""
+        """Record that this process runs, every `BEAT_S`; return the time less pauses."""
         at = self._monotonic()
         if at > self._late_at:
-            # The beat was due that long ago.
+            # The pause began when the beat was due.
             self._still[0] += at - (self._late_at - SLACK_S)
         self._late_at = at + BEAT_S + SLACK_S
         return at - self._still[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotStats:
-    """Units of concurrency."""
+    """The slots of a pool."""
 
     total: int
     busy: int
@@ -16,7 +16,7 @@ class SlotStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShortageStats:
-    """Something that the machine has not enough of just now."""
+    """A resource that the machine is short of."""
 
     #: What needs the resource, such as ``zygote base#0``.
     who: str
@@ -28,7 +28,7 @@ class ShortageStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitStats:
-    """Calls that wait for one kind of thing."""
+    """Calls that wait for the same thing."""
 
     depth: int
     oldest_age_s: float | None
@@ -44,8 +44,8 @@ class QueueStats:
     limit: int | None
     oldest_age_s: float | None
     refused: int
-    #: By what they wait for: ``environment`` (not among the depth above), ``start`` of an
-    #: interpreter, ``slot``, ``gpu``, ``instance``.
+    #: By what they wait for: ``environment`` (not in the depth above), ``start`` of an interpreter,
+    #: ``slot``, ``gpu``, ``instance``.
     by_phase: dict[str, WaitStats] = field(default_factory=dict)
 
 
@@ -61,31 +61,32 @@ class GpuStats:
     state: str
     calls: int
     memory_bytes: int | None
-    #: At the latest look.
+    #: At the latest reading.
     used_bytes: int
-    #: Bytes in use without calls.
+    #: Bytes in use while no call was on the GPU.
     level_bytes: int | None
     #: Why it is quarantined, and for how long it has been.
     evidence: str | None
     quarantined_s: float | None
-    #: At the latest look, of the whole GPU, as are errors; None where the driver does not say.
+    #: At the latest reading, and for the whole GPU, as are the errors; None: the driver does not
+    #: say.
     utilization_percent: int | None
     temperature_c: int | None
     #: Since the driver was loaded.
     ecc_corrected: int | None
     ecc_uncorrected: int | None
-    #: Since the pool started; the code of the latest.
+    #: Errors since the pool started, and the code of the latest.
     xid_errors: int
     last_xid: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpusStats:
-    """The GPUs calls may have."""
+    """The GPUs that calls may use."""
 
     total: int
     usable: int
-    #: Calls that stand in line for some.
+    #: Calls that wait for GPUs.
     waiting: int
     driver: str
     #: Why there are no GPUs.
@@ -95,7 +96,7 @@ class GpusStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZygoteStats:
-    """One fork server."""
+    """One zygote."""
 
     environment: str
     profile: int
@@ -106,7 +107,8 @@ class ZygoteStats:
     #: Why workers are spawned and not forked, when they are.
     reason: str | None
     start_s: float | None
-    #: The ones it uses: `PoolConfig.memory_tricks`, less what its Python or the kernel refuses.
+    #: The memory tricks in use: `PoolConfig.memory_tricks`, less those its Python or kernel
+    #: refuses.
     memory_tricks: list[str]
     preloaded: int
     preload: list[str]
@@ -148,18 +150,18 @@ class InstanceStats:
     waiting: int
     idle_s: float
     memory_mb: float
-    #: Its GPUs, and its memory on them if `FLASHPOOL_INSTANCES_GPU_MB` is set.
+    #: The instance's GPUs, and its memory on them if `FLASHPOOL_INSTANCES_GPU_MB` is set.
     gpus: list[str]
     gpu_memory_mb: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StuckStats:
-    """A worker that was killed and is still there, or what it left; it holds its slot and GPUs."""
+    """A worker that was killed and has not exited, or its descendants; keeps its slot and GPUs."""
 
     worker: int
-    #: Its processes that cannot be killed, the kernel's letter for their state, and where they
-    #: wait.
+    #: The processes that cannot be killed, the kernel's letter for their state, and where in the
+    #: kernel they wait.
     pids: list[int]
     state: str
     waits_for: str
@@ -173,7 +175,7 @@ class StuckStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketStats:
-    """How many values were at most ``le_s`` seconds; ``None`` is no limit."""
+    """How many values were at most ``le_s`` seconds; None: no upper bound."""
 
     le_s: float | None
     count: int
@@ -206,9 +208,7 @@ class MinuteStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureStats:
-    """One recent failure. ``cause`` is one of the outcomes; ``last_lines`` is the end of the
-    output.
-    """
+    """A recent failure. ``cause`` is an outcome, ``last_lines`` the end of the call's output."""
 
     at: float
     call: int | None
@@ -224,7 +224,7 @@ class FailureStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedExitStats:
-    """Something that a call had left at its exit, and was stopped."""
+    """Something that a call had left at its exit, and that was stopped at the limit."""
 
     at: float
     call: int
@@ -235,10 +235,10 @@ class EndedExitStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitStats:
-    """Calls whose function has returned and whose process still exits."""
+    """Calls whose function has returned and whose process has not exited."""
 
     running: int
-    #: How often something was stopped at the limit, and the latest cases.
+    #: How often something was stopped at the limit, and the latest cases of that.
     ended: int
     recent: list[EndedExitStats]
 
@@ -258,17 +258,17 @@ class SupervisorStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStats:
-    """One open store of environments, and the heartbeat that keeps leases there."""
+    """One open store of environments, and the heartbeat that keeps this server's leases there."""
 
     root: str
     heartbeat_age_s: float
-    #: Steps of the heartbeat's thread that failed, since the start; what still fails.
+    #: Steps of the heartbeat's thread that failed since the start; and the problem that persists.
     failures: int
     problem: str | None
-    #: Environments that lie there, and their bytes, at the latest look; None until the first.
+    #: Environments in the store, and their bytes, at the latest look; None before the first look.
     environments: int | None = None
     bytes: int | None = None
-    #: By this server, since it opened the place.
+    #: Counted for this server, since it opened the store.
     builds: int = 0
     failed_builds: int = 0
     evictions: int = 0
@@ -278,7 +278,7 @@ class StoreStats:
 class AppWorkerStats:
     """One worker of a deployed app."""
 
-    #: Counts all workers that the app ever had: module state belongs to one generation.
+    #: The worker's number among all that the app ever had: module state belongs to one generation.
     generation: int
     state: str
     pid: int | None
@@ -295,21 +295,21 @@ class IsolatedStats:
     waiting: int
     running: int
     served: int
-    #: Seconds that the latest one's process took to load the app; null: there was none yet.
+    #: Seconds that the latest request's process took to load the app; null before the first.
     load_s: float | None
-    #: Why it took more than 0.1 s, if it did.
+    #: Why loading took more than 0.1 s, if it did.
     slow_because: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeighbourStats:
-    """What an app knows of the other resources of its project."""
+    """The addresses that an app has of the other resources of its project."""
 
-    #: Addresses that are known.
+    #: Number of known addresses.
     endpoints: int
     #: Seconds since the platform last answered; null: never.
     age_s: float | None
-    #: Why it did not answer the last time it was asked.
+    #: Why the platform did not answer the latest query.
     failure: str | None
 
 
@@ -337,23 +337,23 @@ class AppStats:
     workers: list[AppWorkerStats]
     deaths: int
     last_death: str | None
-    #: Whether another app has replaced it, and it only finishes its requests.
+    #: Whether another app has replaced this one, which only finishes its requests.
     retiring: bool
     isolated: IsolatedStats
     #: A remark for operators, such as why the last reload changed nothing.
     note: str | None
-    #: Where its other resources are served; null if the platform is not asked.
+    #: Where the other resources are served; null if the platform is not asked.
     neighbours: NeighbourStats | None
-    #: Its requests by route, including those of apps that it replaced.
+    #: The app's requests by route, including those of apps that it replaced.
     routes: list[RouteStats] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStats:
-    """The whole document."""
+    """All statistics of a pool."""
 
     ready: bool
-    #: Why it is up and yet not ready.
+    #: Why the pool is up but not ready.
     unfit: str | None
     draining: bool
     slots: SlotStats
@@ -368,9 +368,9 @@ class PoolStats:
     calls: int
     outcomes: dict[str, int]
     latency: dict[str, LatencyStats]
-    #: Calls of the last hour by the minute; minutes without any are left out.
+    #: Calls of the last hour by the minute, without empty minutes.
     last_hour: list[MinuteStats]
-    #: How often environments were found where: ``memo``, ``disk``, ``built`` and so on.
+    #: How often environments came from where: ``memo``, ``disk``, ``built`` and so on.
     environment_origins: dict[str, int]
     recent_failures: list[FailureStats]
     exits: ExitStats

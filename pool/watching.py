@@ -1,12 +1,12 @@
-"""What operators see of calls and may ask: types on both sides of the seam.
+"""What operators may ask about calls: types that both sides of the seam share.
 
-    CallWatching.find("job-7") -> 17      any id: number, name, or what its caller calls it
+    CallWatching.find("job-7") -> 17      any id: number, name, or the caller's own id
                 .calls, .call             CallView: running, waiting, and the latest that ended
-                .follow                   OutputFeed: what it wrote as far as kept, then live
-                .stacks                   Stacks: where its threads are now
-                .builds, .cancel_build    BuildView: environments that are being made
+                .follow                   OutputFeed: the output as far as it is kept, then live
+                .stacks                   Stacks: where the call's threads are now
+                .builds, .cancel_build    BuildView: environments that are being built
 
-A backend that cannot be looked into has none of this (`backend.Backend.watching`).
+A backend may support none of this (`backend.Backend.watching`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .calls import Outcome
 if TYPE_CHECKING:
     from flashpool.envs import Spec
 
-#: Bytes that wait for a reader of one call's output; what comes beyond is dropped, and counted.
+#: Bytes that may wait for a reader of one call's output; further output is dropped and counted.
 FEED_LIMIT: Final = 1024 * 1024
 
 
@@ -31,28 +31,28 @@ FEED_LIMIT: Final = 1024 * 1024
 class CallView:
     """One call, as it is now or as it ended."""
 
-    #: Its name, unique among processes; and its number in this process.
+    #: The call's name, unique among processes; and its number in this process.
     id: str
     number: int
-    #: The caller's own id; empty: none.
+    #: The caller's own id; empty if there is none.
     request_id: str
     label: str
     #: ``building``, ``queued``, ``running``, ``exiting`` or ``ended``.
     state: str
-    #: ``ok``, or the type of its error; None while it has not ended.
+    #: ``ok``, or the type of the error; None while the call has not ended.
     outcome: str | None = None
-    #: Whether user code raised that error.
+    #: Whether user code raised the error.
     from_user: bool = False
     error: str | None = None
-    #: Seconds since it was taken; of an ended one, from there to its end.
+    #: Seconds since the call was accepted; for an ended call, from then to its end.
     age_s: float = 0.0
-    #: Seconds of the epoch.
+    #: Seconds since 1970.
     ended_at: float | None = None
     environment: str = ""
     instance: str | None = None
     pid: int | None = None
     gpus: tuple[str, ...] = ()
-    #: The receipt as in an answer; of a running call, its parts so far.
+    #: The receipt as in an answer; for a running call, its parts so far.
     receipt: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -65,7 +65,7 @@ class Stacks:
     text: str = ""
     #: Why there are no stacks.
     problem: str = ""
-    #: Other calls that run in the same process, as an instance's do.
+    #: Other calls in the same process: calls of one instance share its process.
     beside: int = 0
 
 
@@ -73,7 +73,7 @@ class Stacks:
 class BuildView:
     """An environment that calls wait for."""
 
-    #: Names it for `CallWatching.cancel_build`.
+    #: Identifies the build for `CallWatching.cancel_build`.
     key: str
     requirements: tuple[str, ...]
     python_version: str | None
@@ -85,9 +85,7 @@ class BuildView:
 
 
 class OutputFeed:
-    """The output of a call, for one reader: pieces in order, then its end. Never blocks
-    the writer.
-    """
+    """A call's output for one reader: pieces in order, then the end. Never blocks the writer."""
 
     def __init__(self, kept: bytes = b"", limit: int = FEED_LIMIT) -> None:
         self._limit = limit
@@ -95,7 +93,7 @@ class OutputFeed:
         self._size = 0
         self._lost = 0
         self._changed = asyncio.Event()
-        #: Set when the call has ended, and all of its output was put.
+        #: Set when the call has ended and all of its output was put here.
         self.outcome: Outcome | None = None
         #: Whether nothing more follows.
         self.ended = False
@@ -125,7 +123,7 @@ class OutputFeed:
         self._changed.set()
 
     async def next(self, wait_s: float | None = None) -> tuple[bytes, bool] | None:
-        """The next piece, and whether it is of stderr; None at the end, or after so long."""
+        """Return the next piece and whether it is stderr; None at the end or after ``wait_s``."""
         while not self._pieces:
             if self.ended:
                 return None
@@ -140,10 +138,10 @@ class OutputFeed:
 
 
 class CallWatching(Protocol):
-    """Questions about calls; on the backend's loop."""
+    """Answers questions about calls, on the backend's loop."""
 
     def find(self, text: str) -> int | None:
-        """Return the number of the call that has this id, of any kind; None: there is none."""
+        """Return the number of the call that has this id, of any kind; None: unknown id."""
 
     def calls(self) -> list[CallView]:
         """Return calls that have not ended, oldest first; then those that have, newest first."""
@@ -152,40 +150,40 @@ class CallWatching(Protocol):
         """Return one call."""
 
     def follow(self, number: int) -> OutputFeed | None:
-        """Return a feed of its output; None: no such call. Pass the feed to `unfollow`
-        when done.
-        """
+        """Return a feed of the call's output, for `unfollow` when done; None: no such call."""
 
     def unfollow(self, number: int, feed: OutputFeed) -> None:
-        """Nobody reads that any more."""
+        """Remove a feed that nobody reads any more."""
 
     async def stacks(self, number: int) -> Stacks | None:
-        """Return the stacks of its threads; None: it is not running."""
+        """Return the stacks of the call's threads; None: it is not running."""
 
     def instances(self) -> set[str]:
-        """Names of the instances that are there, or being created."""
+        """Return the names of instances that exist or are being created."""
 
     def close_instance(self, name: str, reason: str) -> bool:
-        """Close an instance when its calls are over; False: there is none of that name."""
+        """Close an instance when its calls have finished; return False if it does not exist."""
 
     def builds(self) -> list[BuildView]:
-        """Environments that calls wait for."""
+        """Return the environments that calls wait for."""
 
     def cancel_build(self, key: str, reason: str) -> int | None:
-        """Cancel all calls that wait for one, and so its build; how many; None: no such build."""
+        """Cancel all calls that wait for a build, and so the build; return how many, or None."""
 
     async def build(self, spec: Spec, wait_s: float) -> Mapping[str, Any]:
-        """Build an environment ahead of its first call; return its facts, or that it takes longer.
+        """Build an environment ahead of its first call.
+
+        Return facts about the environment, or that the build takes longer than ``wait_s``.
 
         Raises:
-            FlashpoolError: it cannot be had.
+            FlashpoolError: the environment cannot be built.
         """
 
     async def explain(self, spec: Spec) -> Mapping[str, Any]:
-        """Explain what building it would install, package by package; nothing is built."""
+        """Explain, package by package, what building would install; build nothing."""
 
     async def lock_of(self, digest: str) -> tuple[str, ...]:
-        """The exact versions in an environment, as requirements; nothing where it is gone."""
+        """Return the exact versions in an environment, as requirements; empty if it is gone."""
 
     async def environments(self) -> Mapping[str, Any]:
         """List the store's environments."""
