@@ -38,8 +38,8 @@ class Backend(Protocol):
         """Wait until `ready`.
 
         Raises:
-                EnvironmentStartFailed: no call can run, because the interpreter does not start.
-                PoolClosed: the backend was stopped meanwhile.
+            EnvironmentStartFailed: no call can run, because the interpreter does not start.
+            PoolClosed: the backend was stopped meanwhile.
         """
 
     async def drain(self, limit_s: float) -> bool:

@@ -1,7 +1,7 @@
 """The ids of calls: a number inside this process, a name outside.
 
-        17            `Receipt.call_id`, `CallFuture.call_id`: unique in this process
-        3f9a2c1b-17   the same call to clients, in logs and on volumes: unique among all processes
+    17            `Receipt.call_id`, `CallFuture.call_id`: unique in this process
+    3f9a2c1b-17   the same call to clients, in logs and on volumes: unique among all processes
 
 A caller may bring a name of its own (``Call.request_id``): a job's id, or a header
 ``X-Request-Id``. Look-ups of calls accept all of them.

@@ -1,7 +1,7 @@
 """Pickles functions for a worker with another version of Python.
 
-        code object -> its source, if it can be read and gives the same code here
-                    -> compiled in the worker; the function of that name is taken out of it
+    code object -> its source, if it can be read and gives the same code here
+                -> compiled in the worker; the function of that name is taken out of it
 
 Bytecode is valid for one minor version of Python: another version refuses it, or runs it wrongly.
 Functions that are pickled by reference need none of this, and neither does data. Code without

@@ -1,13 +1,13 @@
 """Every way a call or a request can fail, one tree.
 
     FlashpoolError
-        |-- InvalidRequest          the request is malformed; fix it and send it again
+    |-- InvalidRequest          the request is malformed; fix it and send it again
     |-- Unauthorized            no token, or a wrong one
     |-- InstanceConflict        another class, or other packages, under a name in use
-        |-- PayloadTooLarge         the request is larger than the server accepts
-        |-- Overloaded              queue full or draining; retry after ``retry_after_s``
+    |-- PayloadTooLarge         the request is larger than the server accepts
+    |-- Overloaded              queue full or draining; retry after ``retry_after_s``
     |-- PoolClosed              submitted to a pool that was shut down (a RuntimeError too)
-        `-- CallError               the call was accepted, and ended without a result of its own
+    `-- CallError               the call was accepted, and ended without a result of its own
         |-- Timeout             a limit passed: queue, build, start or run (a TimeoutError too)
         |   `-- SoftTimeout     the call's soft limit passed; raised within the call
         |-- WorkerCrashed       its process died: signal, exit code, last output
@@ -15,10 +15,10 @@
         |-- ResultTooLarge      the result is larger than the answer may be
         |-- ResultNotSerializable   the result cannot be pickled or written as JSON
         |-- Cancelled           the caller cancelled it, or went away
-                |-- ResidentLost        another call's failure took the shared worker; safe to retry
-                |-- InstanceLost        the instance that the call requires is gone; says why
-                |-- RemoteException     user code raised an exception that cannot be rebuilt here
-                `-- EnvironmentError    its virtualenv cannot be built, or its zygote does not start
+        |-- ResidentLost        another call's failure took the shared worker; safe to retry
+        |-- InstanceLost        the instance that the call requires is gone; says why
+        |-- RemoteException     user code raised an exception that cannot be rebuilt here
+        `-- EnvironmentError    its virtualenv cannot be built, or its zygote does not start
             `-- EnvironmentStartFailed
 
 Each carries a message for people and ``details``, plain data for programs; the class

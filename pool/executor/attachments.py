@@ -1,7 +1,7 @@
 """Other services on an engine's loop, beside the backend, such as an admin listener.
 
 any thread: attach, detach -----> loop: start, stop
-                                  loop: stop_all, when the backend has ended
+                                  loop: stop_all, after the backend has stopped
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any, Final, Protocol, TypeVar
 from flashpool.pool.backend import Backend
 from flashpool.pool.errors import PoolClosed
 
-#: Seconds between two looks whether the loop is still there.
+#: Seconds between two checks whether the loop still exists.
 _LOOK_S: Final = 0.5
 
 
 class Attachment(Protocol):
-    """Lives on the loop; must not hold it up."""
+    """A service on the loop; must not block it."""
 
     async def start(self) -> None:
         """Begin."""
 
     async def stop(self) -> None:
-        """End; nothing happens when it has."""
+        """Stop; do nothing if stopped already."""
 
 
 _Attached = TypeVar("_Attached", bound=Attachment)
@@ -42,10 +42,10 @@ class Attachments:
         self._over = False
 
     def attach(self, make: Callable[[Backend], _Attached]) -> _Attached:
-        """Make and start one; returns when it has started. Any thread but the loop's.
+        """Make and start an attachment; return when it has started. Not from the loop's thread.
 
         Raises:
-            PoolClosed: the pool has ended.
+            PoolClosed: the pool has been shut down.
         """
         return self._wait(self._attach(make))
 
@@ -58,7 +58,7 @@ class Attachments:
         return one
 
     def detach(self, one: Attachment) -> None:
-        """Stop one; returns when it has stopped, or the pool has. Any thread but the loop's."""
+        """Stop an attachment; return when it has stopped. Not from the loop's thread."""
         try:
             self._wait(self._detach(one))
         except PoolClosed:
@@ -70,7 +70,7 @@ class Attachments:
             await one.stop()
 
     async def stop_all(self) -> None:
-        """The backend has ended. On the loop."""
+        """Stop all attachments, because the backend has stopped. Loop thread."""
         self._over = True
         while self._attached:
             await self._attached.pop().stop()
@@ -84,6 +84,6 @@ class Attachments:
             try:
                 return done.result(timeout=_LOOK_S)
             except concurrent.futures.TimeoutError:
-                # A loop that ended meanwhile never runs the function.
+                # A loop that was closed meanwhile never runs the function.
                 if self._loop.is_closed():
                     raise PoolClosed("the pool is shut down") from None

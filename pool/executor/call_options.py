@@ -48,28 +48,28 @@ class CallKeywords(TypedDict, total=False):
 class CallOptions:
     """Options of the calls made through one view of a pool. ``None``: the pool's default."""
 
-    #: The call's environment: requirements, version of Python, system packages. Without any of
-    #: these, the base environment.
+    #: The call's environment: requirements, version of Python, system packages. If all are empty,
+    #: it is the base environment.
     dependencies: tuple[str, ...] = ()
     python_version: str | None = None
     system_dependencies: tuple[str, ...] = ()
-    #: Resolve the requirements again, in place of what they meant a while ago.
+    #: Resolve the requirements again instead of reusing recently resolved versions.
     refresh: bool = False
-    #: Number of GPUs that only this call gets; it sees no others.
+    #: Number of GPUs that only this call gets; it does not see other GPUs.
     gpus: int | None = None
-    #: Seconds it may run.
+    #: Seconds that the call may run.
     timeout: float | None = None
     #: Seconds after which `SoftTimeout` is raised in the call, so that ``finally`` runs; before
     #: ``timeout``.
     soft_timeout: float | None = None
-    #: Seconds it may wait for a slot.
+    #: Seconds that the call may wait for a slot.
     queue_timeout: float | None = None
-    #: Mebibytes of memory its process tree may use.
+    #: Mebibytes of memory that the call's process tree may use.
     memory_mb: int | None = None
-    #: Random numbers are derived from this, and are the same in each call with the same seed;
-    #: `uuid`, `secrets` and ``os.urandom`` stay random. None: each call has its own.
+    #: Seed of the call's random numbers, which are then the same in each call with this seed;
+    #: `uuid`, `secrets` and ``os.urandom`` stay random. None: numbers differ from call to call.
     seed: int | None = None
-    #: Environment variables, on top of the pool's.
+    #: Environment variables, in addition to the pool's.
     env: Mapping[str, str] = field(default_factory=dict)
     #: ``"call"``: a process per call.
     isolation: str = "call"
@@ -80,10 +80,10 @@ class CallOptions:
     scratch: bool = False
 
     def merged(self, changes: Mapping[str, Any]) -> CallOptions:
-        """Return these options with some changed.
+        """Return these options with some of them changed.
 
         Raises:
-            InvalidRequest: an option is unknown, or its value makes no sense.
+            InvalidRequest: an option is unknown, or its value is not valid.
         """
         check_names("option", changes, [one.name for one in fields(self)])
         values = dict(changes)
@@ -91,7 +91,7 @@ class CallOptions:
             if name in values:
                 values[name] = _names(name, values[name])
         if isinstance(values.get("env"), Mapping):
-            values["env"] = dict(values["env"])  # what its owner changes later is not ours
+            values["env"] = dict(values["env"])  # a copy: the caller may change its own later
         merged = replace(self, **values)
         _check(merged)
         return merged
@@ -110,9 +110,7 @@ class CallOptions:
         )
 
     def touches(self) -> frozenset[str]:
-        """Return what a call with these options changes that imports read:
-        `scheduling.preloading`.
-        """
+        """Return what a call with these options touches; see `scheduling.preloading`."""
         touched = {f"env:{name}" for name in self.env}
         if self.seed is not None:
             touched.add("random")
@@ -121,7 +119,7 @@ class CallOptions:
         return frozenset(touched)
 
     def limits(self) -> CallLimits:
-        """The limits of a call."""
+        """Return the limits of a call."""
         return CallLimits(
             run_s=self.timeout,
             soft_s=self.soft_timeout,
@@ -182,14 +180,14 @@ def _check(options: CallOptions) -> None:
 
 
 def _is_python_version(text: str) -> bool:
-    # Late: only calls with an environment of their own need what this imports.
+    # Imported late: only calls with an environment of their own need it.
     from flashpool.envs.resolving.spec import is_python_version
 
     return is_python_version(text)
 
 
 def check_env(what: str, env: object) -> None:
-    """Refuse what cannot be environment variables."""
+    """Raise InvalidRequest for anything that cannot be a set of environment variables."""
     if not isinstance(env, Mapping):
         raise InvalidRequest(f"{what} must be a mapping of names to values; got {env!r}")
     for name, value in env.items():

@@ -9,8 +9,8 @@
 User code never runs on the loop thread: a callback that blocks or a slow unpickling delays other
 results, but never the backend.
 
-The threads hold the engine, the engine never holds the `Pool`: a pool without references closes its
-engine, which finishes its calls and then exits.
+The threads hold the engine, and the engine never holds the `Pool`: when a pool is no longer
+referenced, its engine is closed, finishes its calls and then stops.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Engine:
     """Owns the threads of one `Pool`, and the backend that runs its calls."""
 
     def __init__(self, backend: Backend, slots: int, grace_s: float) -> None:
-        """``slots``: calls that run at once; ``grace_s``: seconds that ended ones have to exit in."""
+        """``slots``: calls that run at once; ``grace_s``: from SIGTERM to SIGKILL."""
         self.pid = os.getpid()
         self._backend = backend
         self._slots = slots
@@ -56,12 +56,12 @@ class Engine:
         self.shares_descriptors = backend.shares_descriptors
         #: For each environment that calls wait for, the call that shows its progress.
         self._narrators: dict[Spec, Task] = {}
-        #: A dict for its order: that of submission.
+        #: Calls that have not ended; a dict, because it keeps the order of submission.
         self._tasks: dict[Task, None] = {}
-        #: Guards `_closed` against submissions: none slips in after the last look.
+        #: Guards `_closed` against submissions: none comes after the last look at `_tasks`.
         self._lock = threading.Lock()
         self._closed = False
-        #: Closed without waiting for anything.
+        #: Whether the engine was closed without waiting for its calls.
         self._cut_short = False
         self._started = threading.Event()
         self._failure: BaseException | None = None
@@ -71,10 +71,10 @@ class Engine:
         self._inbox = Inbox(self._loop)
         self._deliveries = Deliveries(self._loop)
         self._finish = asyncio.Event()
-        #: Why, and with what grace, the backend is stopped, if that is not for want of calls.
+        #: Why, and with what grace period, the backend is stopped before its calls have finished.
         self._stop_reason: str | None = None
         self._stop_grace_s: float | None = None
-        #: Tasks that stop a backend which is stopping already: they shorten the grace.
+        #: Tasks that stop a backend which is stopping already, to shorten the grace period.
         self._hastening: list[asyncio.Task[None]] = []
         self._threads = (
             threading.Thread(target=self._run_loop, name="flashpool-loop", daemon=True),
@@ -87,8 +87,8 @@ class Engine:
         """Start, and wait until calls can run.
 
         Raises:
-            EnvironmentStartFailed: the zygote did not come up.
-            PoolClosed: the interpreter is leaving.
+            EnvironmentStartFailed: the zygote did not start.
+            PoolClosed: the interpreter is exiting.
         """
         interpreter_exit.engines.add(self)
         if interpreter_exit.exiting:
@@ -107,10 +107,10 @@ class Engine:
             raise self._failure
 
     def submit(self, task: Task, call: Call) -> None:
-        """Have a call run. The engine owns its descriptors now.
+        """Submit a call to the loop. The engine owns the call's descriptors now.
 
         Raises:
-            PoolClosed: too late, or this is another process.
+            PoolClosed: the engine is closed, or this is another process.
         """
         task.waits_for = call.spec
         try:
@@ -125,7 +125,7 @@ class Engine:
         self.post(self._submit, task, call)
 
     def check_is_ours(self) -> None:
-        """Raise `PoolClosed` in a fork of the program that made the pool."""
+        """Raise `PoolClosed` in a fork of the process that made the pool."""
         if self.pid != os.getpid():
             raise PoolClosed(
                 f"this pool belongs to process {self.pid}, of which process {os.getpid()} is a "
@@ -135,7 +135,7 @@ class Engine:
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Have the loop thread call a function, in the order of posting."""
         if not self._inbox.post(function, *args):
-            # Every task has heard that the loop ended.
+            # Every task was notified that the loop ended.
             self._drop_unread()
 
     def _drop_unread(self) -> None:
@@ -146,20 +146,19 @@ class Engine:
                 args[0].put(PoolClosed("the pool is shut down: it knows of no calls any more"))
 
     def cancel(self, task: Task, reason: str = "cancelled by its caller") -> None:
-        """End a call, wherever it is."""
+        """Cancel a call, wherever it is."""
         self.post(self._cancel, task, reason)
 
     def credit(self, task: Task, items: int) -> None:
-        """Let a stream go on."""
+        """Allow a stream to send ``items`` more items."""
         self.post(self._credit, task, items)
 
     def release(self, instance: str) -> None:
-        """Close an instance when its calls are over."""
+        """Close an instance when its calls have finished."""
         self.post(self._release, instance)
 
     def ask(self, question: Callable[[], Any]) -> Any:
-        """Return the result of a function on the loop's thread, after everything that was posted
-        before.
+        """Call a function on the loop's thread, after everything posted before; return its result.
 
         Raises:
             PoolClosed: the loop has ended.
@@ -172,7 +171,7 @@ class Engine:
         return found
 
     def stats(self) -> Any:
-        """The backend's statistics.
+        """Return the backend's statistics.
 
         Raises:
             PoolClosed: the loop has ended.
@@ -180,7 +179,7 @@ class Engine:
         return self.ask(self._backend.stats)
 
     def find(self, call_id: int) -> Task | None:
-        """Return the call of that id, unless it has ended."""
+        """Return the call with this id, unless it has ended."""
 
         def look() -> Task | None:
             return next((task for task in list(self._tasks) if task.call_id == call_id), None)
@@ -193,7 +192,7 @@ class Engine:
 
     @property
     def outstanding(self) -> int:
-        """Calls that have not ended."""
+        """The number of calls that have not ended."""
         return len(self._tasks)
 
     @property
@@ -201,9 +200,9 @@ class Engine:
         return self._closed
 
     def close(self, cancel_queued: bool = False) -> OpenCalls:
-        """Take no more calls; leave when those taken have ended. Does not wait.
+        """Accept no more calls; stop when those accepted have ended. Does not wait.
 
-        A call for which a slot is free counts as running, not as queued; one that waits for its
+        A call for which a slot is free counts as running, not as queued; a call that waits for its
         environment is queued.
         """
         if self.pid != os.getpid():
@@ -217,7 +216,7 @@ class Engine:
         return found
 
     def _cancel_queued(self, slots: int) -> OpenCalls:
-        """Cancel what neither runs nor finds one of so many slots free."""
+        """Cancel the calls that neither run nor find one of ``slots`` slots free."""
         tasks = [task for task in list(self._tasks) if not task.is_over()]
         queued = [task for task in tasks if task.is_queued()]
         ready = [task for task in queued if task.waits_for is None]
@@ -232,8 +231,8 @@ class Engine:
     def end(self, reason: str, *, grace_s: float | None = None) -> OpenCalls:
         """Accept no more calls, cancel those that have not begun, and stop those that run.
 
-        Does not wait. Those that run fail as `Cancelled`, for the reason given; their processes
-        have ``grace_s`` to exit in (None: the pool's). Another time it can only shorten that.
+        Does not wait. Calls that run fail as `Cancelled` with the given reason; their processes
+        have ``grace_s`` to exit (None: the pool's). A second call can only shorten that time.
         """
         if self.pid != os.getpid():
             return OpenCalls()
@@ -245,9 +244,9 @@ class Engine:
         return found
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until all has ended; False if it has not in time.
+        """Wait until all calls have ended and the threads have stopped; return False on timeout.
 
-        At once when called from a callback.
+        Returns at once when called from a callback.
         """
         if self.pid != os.getpid() or threading.current_thread() in self._threads:
             # A callback runs on the delivery thread: it cannot wait for itself.
@@ -259,10 +258,10 @@ class Engine:
         return not any(thread.is_alive() for thread in self._threads)
 
     def disown(self) -> None:
-        """In a fork of the program: touch nothing of the parent's, fail what waits here.
+        """In a fork of the program: leave the parent's resources alone, and fail the calls here.
 
-        Inherited descriptors stay open: closing the loop would change the parent's epoll,
-        and no process of the pool takes an open end of them for its supervisor's life.
+        Inherited descriptors stay open: closing the loop would change the parent's epoll, and no
+        process of the pool takes an open copy of them as a sign that its supervisor lives.
         """
         self._lock = threading.Lock()
         self._closed = True
@@ -294,7 +293,7 @@ class Engine:
             self._started.set()
             await self._finish.wait()
             if not self._cut_short:
-                # The time for exits of calls is limited by `exit_s`.
+                # Only `exit_s` limits how long exits of calls may take.
                 await self._backend.drain(SECONDS_MAX)
         finally:
             reason = self._stop_reason or "the pool is shut down"
@@ -320,14 +319,14 @@ class Engine:
             return
         try:
             task.call_id = self._backend.submit(call, task)
-        except Exception as error:  # noqa: BLE001 - Overloaded and its like are the call's end
+        except Exception as error:  # noqa: BLE001 - the call fails with it, as with Overloaded
             close_all(call.fds)
             self._drop(task, tracebacks.refused(error))
 
     def _answer(self, answer: SimpleQueue[Any], question: Callable[[], Any]) -> None:
         try:
             answer.put(question())
-        except Exception as error:  # noqa: BLE001 - raised where somebody waits for the answer
+        except Exception as error:  # noqa: BLE001 - raised in the thread that waits for the answer
             answer.put(error)
 
     def _end_calls(self, reason: str, grace_s: float | None) -> None:
@@ -336,7 +335,8 @@ class Engine:
         if not begun:
             self._stop_reason, self._stop_grace_s = reason, grace_s
         if begun or not self._started.is_set():
-            # The backend is stopping with another grace, or waits for its zygote, which this ends.
+            # The backend is stopping with another grace period, or waits for its zygote; this ends
+            # both.
             stopping = self._backend.stop(reason, grace_s=grace_s)
             self._hastening.append(self._loop.create_task(stopping))
 
@@ -348,7 +348,7 @@ class Engine:
         if task.call_id is not None:
             self._backend.cancel(task.call_id, reason)
         elif task in self._tasks:
-            # An interrupt (Ctrl-C) kept it from being posted.
+            # An interrupt (Ctrl-C) came before the call was posted.
             self.ended(task)
 
     def _credit(self, task: Task, items: int) -> None:
@@ -359,7 +359,7 @@ class Engine:
         self._backend.release(instance, "its handle was closed or dropped")
 
     def ended(self, task: Task) -> None:
-        """A call is over. Loop thread."""
+        """Forget a call that has ended. Loop thread."""
         self._tasks.pop(task, None)
         if task.waits_for is not None:
             self.environment_ready(task)
@@ -369,12 +369,12 @@ class Engine:
     def narrates(self, task: Task) -> bool:
         """Return whether this call shows the progress of its environment. Loop thread.
 
-        Only one of the calls that wait for it does, because they share one terminal.
+        Only one of the calls that wait for an environment does, because they share one terminal.
         """
         return task.waits_for is None or self._narrators.setdefault(task.waits_for, task) is task
 
     def environment_ready(self, task: Task) -> None:
-        """A call does not wait for its environment any more. Loop thread."""
+        """Note that a call no longer waits for its environment. Loop thread."""
         spec, task.waits_for = task.waits_for, None
         if spec is not None and self._narrators.get(spec) is task:
             del self._narrators[spec]

@@ -1,4 +1,4 @@
-"""A function on its way to workers: pickled once, with what tells it from others."""
+"""A function on its way to workers: pickled once, with a key that identifies it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flashpool.pool.scheduling import touching
 
 from .engine import close_all
 
-#: Names without which a function's own code touches nothing.
+#: A function whose own code uses none of these names touches nothing.
 _SUSPICIOUS: Final = frozenset(
     (
         *("environ", "environb", "putenv", "unsetenv", "chdir", "path", "modules"),
@@ -44,14 +44,15 @@ class Function:
         self.parcel = payload.pack(function, dumps, sealed=reused, out_of_band=out_of_band)
 
     def take(self) -> tuple[bytes, list[int]]:
-        """The parcel for one call, with a descriptor that the call may own."""
+        """Return the parcel for one call, with a descriptor that the call owns."""
         if self._reused:
             return payload.duplicate(self.parcel)
         taken, self.parcel = self.parcel, (b"", [])
         return taken
 
     def __del__(self) -> None:
-        # Whatever was not taken: all calls of a map have copies, others may not have been made.
+        # Close parcels that no call took: calls of a map have copies, and other calls may never be
+        # made.
         if hasattr(self, "parcel"):
             close_all(self.parcel[1])
 
@@ -69,17 +70,15 @@ def is_generator_function(function: Callable[..., Any]) -> bool:
 
 
 def key_of(function: Callable[..., Any]) -> Hashable:
-    """Equal for calls of the same code."""
+    """Return a key that is equal for calls of the same code."""
     code = getattr(function, "__code__", None)
-    # In a notebook, each cell begins with line 1.
+    # The hash of the code separates cells of a notebook, each of which begins with line 1.
     own = hash(code) if isinstance(code, CodeType) else 0
     return (getattr(function, "__module__", None), getattr(function, "__qualname__", ""), own)
 
 
 def touches_of(function: object) -> frozenset[str]:
-    """Return what calls of a function, or of a class's methods, change that imports read, judged by
-    the source.
-    """
+    """Return what a function, or a class's methods, touch, judged by their source."""
     if isinstance(function, type):
         methods = [getattr(one, "__func__", one) for one in vars(function).values()]
         return _NOTHING.union(*(touches_of(one) for one in methods if inspect.isfunction(one)))
@@ -103,7 +102,7 @@ def _is_suspicious(code: CodeType) -> bool:
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
-    """Yield a code object, and all that are defined in it."""
+    """Yield a code object, and all code objects in it."""
     left = [code]
     while left:
         yield (one := left.pop())

@@ -1,8 +1,8 @@
 """Futures of a pool's calls, and the sinks that settle them.
 
-A `CallFuture` is a `concurrent.futures.Future` whose `cancel` also ends a call that
-runs. A `CallSink` hears of the call on the loop thread and has the future settled on the
-delivery thread; once that is done neither knows the other, and the pool knows neither.
+A `CallFuture` is a `concurrent.futures.Future` whose `cancel` also stops a call that runs. A
+`CallSink` receives the call's events on the loop thread, and settles the future on the delivery
+thread. After that neither refers to the other, and the pool refers to neither.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ T = TypeVar("T")
 class CallFuture(Future[T]):
     """The future of one call."""
 
-    #: What the call cost and where it ran; None before its end, and if it was cancelled while
+    #: What the call cost and where it ran; None before it ends, and if it was cancelled while
     #: queued.
     receipt: Receipt | None = None
-    #: The call's standard output and error, bounded; set with the receipt.
+    #: The call's standard output and standard error, bounded; set with the receipt.
     output: bytes = b""
     #: Warnings about how the call ran, one sentence each.
     warnings: tuple[str, ...] = ()
@@ -49,17 +49,17 @@ class CallFuture(Future[T]):
 
     @property
     def call_id(self) -> int | None:
-        """The call's number in statistics and log lines, for `Pool.cancel`; None if it was never
-        accepted.
+        """The call's number in statistics and logs, for `Pool.cancel`; None if it was not accepted.
 
-        May wait a moment until it has one.
+        May wait a moment until the call has a number.
         """
         sink = self._sink
         return self._call_id if sink is None else sink.wait_for_id()
 
     def result(self, timeout: float | None = None) -> T:
-        """Return the result, as `Future.result` does. An interrupt (Ctrl-C) of the wait cancels the
-        call.
+        """Return the result, as `Future.result` does.
+
+        An interrupt (Ctrl-C) of the wait cancels the call.
         """
         try:
             return super().result(timeout)
@@ -67,12 +67,13 @@ class CallFuture(Future[T]):
             interrupts.cancel((self,))
             raise
         finally:
-            # The traceback of an exception, which the future holds, holds this frame.
+            # The future holds the exception, whose traceback holds this frame.
             del self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the exception, as `Future.exception` does. An interrupt (Ctrl-C) of the wait
-        cancels the call.
+        """Return the exception, as `Future.exception` does.
+
+        An interrupt (Ctrl-C) of the wait cancels the call.
         """
         try:
             return super().exception(timeout)
@@ -81,9 +82,9 @@ class CallFuture(Future[T]):
             raise
 
     def cancel(self) -> bool:
-        """Cancel the call, queued or running; its process tree is killed when it runs.
+        """Cancel the call, queued or running; the process tree of a running call is killed.
 
-        Unlike other executors' this succeeds for a running call, too.
+        Unlike in other executors, this also succeeds for a running call.
         """
         with self._condition:
             if self._state == FINISHED:
@@ -103,7 +104,7 @@ class CallFuture(Future[T]):
         return True
 
     def __await__(self) -> Generator[Any, None, T]:
-        """In a coroutine: its result, without blocking the loop."""
+        """Wait for the result in a coroutine, without blocking the loop."""
         return asyncio.wrap_future(self).__await__()
 
     def _take_sink(self) -> CallSink | None:
@@ -113,7 +114,7 @@ class CallFuture(Future[T]):
         return sink
 
     def start_running(self) -> None:
-        """Show as running, unless it was cancelled."""
+        """Set the future to running, unless it was cancelled."""
         with self._condition:
             if self._state == PENDING:
                 self._state = RUNNING
@@ -132,14 +133,14 @@ class CallFuture(Future[T]):
 
 
 def failed(error: BaseException) -> CallFuture[Any]:
-    """The future of a call that could not be made."""
+    """Return the future of a call that could not be made."""
     future: CallFuture[Any] = CallFuture()
     future.set_exception(error)
     return future
 
 
 class CallSink:
-    """Hears of one call; the engine's `Task`."""
+    """Receives the events of one call; the engine's `Task`."""
 
     __slots__ = ("_engine", "_future", "_stream", "call_id", "waits_for", "wants_output")
 
@@ -157,7 +158,7 @@ class CallSink:
     # Loop thread.
 
     def started(self) -> None:
-        """A worker has the call."""
+        """Note that a worker has received the call."""
         if self._future is not None:
             self._future.start_running()
 
@@ -167,7 +168,7 @@ class CallSink:
             show_line(self._engine, line)
 
     def environment_ready(self) -> None:
-        """The call waits for a slot."""
+        """Note that the call waits for a slot."""
         self._engine.environment_ready(self)
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
@@ -186,7 +187,7 @@ class CallSink:
             stream.end_if_unread()
 
     def done(self, outcome: Outcome) -> None:
-        """The end."""
+        """Receive the outcome."""
         self._engine.ended(self)
         stream = self._stream
         if stream is None or (self._future is not None and not _is_of_generator(outcome)):
@@ -196,7 +197,7 @@ class CallSink:
         stream.finish(outcome)
 
     def closing(self) -> None:
-        """The pool closes. A stalled stream may have no reader any more, so it is ended."""
+        """Note that the pool closes: end a stalled stream, which may have no reader any more."""
         if self._stream is not None:
             self._stream.end_if_unread()
 
@@ -220,7 +221,7 @@ class CallSink:
         future.finish(*decode(outcome))
 
     def fail(self, error: BaseException) -> None:
-        """Fail the future: there will be no outcome."""
+        """Fail the future of a call that gets no outcome."""
         future, self._future = self._future, None
         if future is not None:
             future.finish(None, error)
@@ -255,10 +256,10 @@ class CallSink:
         return running
 
     def wait_for_id(self) -> int | None:
-        """The call's id; None if the backend did not take it."""
+        """Return the call's id; None if the backend did not accept it."""
         if self.call_id is None:
             with contextlib.suppress(PoolClosed):
-                # Whatever it is: it is asked behind the submission.
+                # The question does not matter: its answer comes after the submission.
                 self._engine.ask(int)
         return self.call_id
 
@@ -267,7 +268,7 @@ class CallSink:
         self._engine.cancel(self)
 
     def abandon(self, error: BaseException) -> None:
-        """In a fork: locks may be held by threads that are not here, callbacks are the parent's."""
+        """Fail the call in a fork: free locks of missing threads, drop the parent's callbacks."""
         future, self._future = self._future, None
         if future is not None:
             future._condition = threading.Condition()
@@ -279,7 +280,7 @@ class CallSink:
 
 
 def _is_of_generator(outcome: Outcome) -> bool:
-    """Return whether the generator itself ended so, and the pool did not end the call."""
+    """Return whether the generator itself caused this outcome, and not the pool."""
     return outcome.ok or outcome.from_user
 
 
@@ -292,12 +293,12 @@ def _finish_with(future: CallFuture[Any], stream: Stream, outcome: Outcome | Non
 
 
 def decode(outcome: Outcome) -> tuple[Any, BaseException | None]:
-    """Result, or exception."""
+    """Return the result, or the exception."""
     if not outcome.ok:
         return None, tracebacks.restore(outcome)
     try:
         return payload.load_result(outcome.body, list(outcome.fds)), None
-    except BaseException as error:  # noqa: BLE001 - the classes' own code; its exit must not end us
+    except BaseException as error:  # noqa: BLE001 - the class's own code; its exit must not be ours
         failure = ResultNotSerializable(
             f"the call ended well, but its result cannot be unpickled here: {type(error).__name__}: {error}"
         )

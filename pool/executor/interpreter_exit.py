@@ -1,8 +1,8 @@
 """Handles engines when the interpreter exits, or forks.
 
-leaving: close all -> wait for what was submitted -> (Ctrl-C: end it) -> gone
-         of a Ctrl-C: end all -> gone
-forking: the child disowns all: their threads and processes are the parent's
+exiting: close all -> wait for submitted calls -> (Ctrl-C: end them) -> stopped
+         after Ctrl-C: end all -> stopped
+forking: the child disowns all engines: their threads and processes are the parent's
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from . import stopping
 
 
 class Living(stopping.Stoppable, Protocol):
-    """An engine that has not ended."""
+    """An engine that has not stopped."""
 
     def close(self, cancel_queued: bool = False) -> stopping.OpenCalls:
-        """Take no more calls; leave when those taken have ended."""
+        """Accept no more calls; stop when those accepted have ended."""
 
     def disown(self) -> None:
         """In a fork: leave the parent's resources alone, and fail calls that wait here."""
 
 
-#: Engines of this process that have not ended.
+#: Engines of this process that have not stopped.
 engines: set[Living] = set()
 exiting = False
 #: Whether Ctrl-C stopped submitted calls while the interpreter was exiting.
@@ -37,8 +37,8 @@ _cut_off = False
 
 
 def _exit() -> None:
-    """The interpreter is going: finish what was submitted, as `concurrent.futures` does."""
-    global exiting, _cut_off  # noqa: PLW0603 - the interpreter leaves once
+    """Finish submitted calls before the interpreter exits, as `concurrent.futures` does."""
+    global exiting, _cut_off  # noqa: PLW0603 - the interpreter exits once
     exiting = True
     living = list(engines)
     if _is_interrupted():
@@ -56,9 +56,9 @@ def _exit() -> None:
 
 
 def _is_interrupted() -> bool:
-    """Return whether the program ends because of an uncaught KeyboardInterrupt.
+    """Return whether an uncaught KeyboardInterrupt ends the program.
 
-    A prompt leaves its last uncaught exception in the same place, and continues.
+    An interactive prompt records its last uncaught exception in the same place, and continues.
     """
     at_prompt = sys.flags.interactive or hasattr(sys, "ps1")
     kind = getattr(sys, "last_type", None)
@@ -66,14 +66,14 @@ def _is_interrupted() -> bool:
 
 
 def _die_of_interrupt() -> None:
-    """The last hook: a program whose work was cut off does not report success.
+    """Exit by SIGINT, as the last hook: a program whose calls were cut off must not report success.
 
-    Python forgets about a Ctrl-C that comes so late, and would exit with status 0.
+    Python forgets a Ctrl-C that comes so late, and would exit with status 0.
     """
     if not _cut_off:
         return
     for one in gc.get_objects():
-        # They would be flushed when the interpreter deletes its modules.
+        # The interpreter would flush them only when it deletes its modules.
         if isinstance(one, io.IOBase):
             try:
                 one.flush()
@@ -89,8 +89,8 @@ def _disown_all() -> None:
     engines.clear()
 
 
-# Before threads are joined and before atexit's hooks, as thread pools do it; a plain
-# atexit hook would come after daemon threads can no longer run safely.
+# Before threads are joined and before atexit hooks, as thread pools do it; a plain atexit hook
+# would run when daemon threads can no longer run safely.
 getattr(threading, "_register_atexit", atexit.register)(_exit)
 # Hooks run in reverse order, so this one runs after those of modules that import this one.
 atexit.register(_die_of_interrupt)

@@ -1,11 +1,11 @@
-"""An interrupt (Ctrl-C) of a wait ends the calls that were waited for.
+"""Cancels the calls that a thread waits for when Ctrl-C interrupts the wait.
 
-In a script the program ends with the interrupt. At a prompt or in a notebook the line or cell ends,
+In a script, the interrupt ends the program. At a prompt or in a notebook it ends the line or cell,
 and the calls that it waited for would continue unseen. The pool stays usable.
 
 `CallFuture.result`, `map` and iterators catch the interrupt of their own waits. The functions
 `concurrent.futures.wait` and `as_completed` append a waiter to each future and then wait for the
-waiter's event, which is replaced by one that cancels calls.
+waiter's event, which `Waiters` replaces by an event that cancels calls.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class WaitedFor(Protocol):
     """A call that a thread waits for."""
 
     def running(self) -> bool:
-        """Whether a worker has the call."""
+        """Return whether a worker has the call."""
 
     def cancel(self) -> bool:
-        """End it; False if it has ended."""
+        """Cancel the call; return False if it has ended."""
 
 
 def cancel(calls: Iterable[WaitedFor]) -> None:
-    """The wait for these was interrupted: end them, and say so."""
+    """Cancel these calls, because waiting for them was interrupted, and report that."""
     running = waiting = 0
     for call in calls:
         has_worker = call.running()
@@ -49,20 +49,19 @@ class Waiters(list[Any]):
         self._future = weakref.ref(future)
 
     def append(self, waiter: Any) -> None:
-        """Register a waiter for this future, and perhaps for others. The caller holds
-        their locks.
-        """
+        """Register a waiter for this future, and perhaps others. The caller holds their locks."""
         super().append(waiter)
         event = getattr(waiter, "event", None)
         if type(event) is threading.Event and not event.is_set():
-            # No thread waits for the event yet, and none can set it: both need the futures' locks.
+            # No thread waits for the event yet, and no thread can set it: both need the futures'
+            # locks.
             event = waiter.event = _CancellingEvent()
         if isinstance(event, _CancellingEvent):
             event.futures.append(self._future)
 
 
 class _CancellingEvent(threading.Event):
-    """Cancels what it stands for when the wait is interrupted."""
+    """Cancels its futures when the wait is interrupted."""
 
     def __init__(self) -> None:
         super().__init__()

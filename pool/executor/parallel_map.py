@@ -1,11 +1,11 @@
 """`Pool.map`: arguments into chunks, calls into results, in order.
 
     arguments --chunks--> MapCall --(all at once, or a window ahead)--> Engine
-    reader <-- unpickle, here <-- outcome <-- (woken if it waits for this one) -- loop thread
+    reader <-- unpickle, here <-- outcome <-- (wakes the reader if it waits for it) -- loop thread
 
-Nobody but the reader sees these calls, so they need no futures: no callbacks, no other
-waiters, no state to lock. That, and leaving the unpickling to the reader in place of
-the delivery thread, saves a thread's wake-up and a good part of a small call's cost.
+Only the reader sees these calls, so they need no futures: no callbacks, no other waiters, no state
+to lock. Without futures, and with the reader instead of the delivery thread unpickling the results,
+a call saves the wake-up of a thread and a good part of the cost of a small call.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class ResultWaiter:
         """Wait until the call has ended.
 
         Raises:
-            TimeoutError: not in time.
+            TimeoutError: the call did not end in time.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._awaited = call
-        # An earlier opening for a call that was not awaited only costs a turn.
+        # A wake-up for an earlier call only costs one more turn of this loop.
         while call.end is None:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -59,7 +59,7 @@ class ResultWaiter:
 
     def open_for(self, call: MapCall) -> None:
         """Wake the reader if it waits for this call, which has ended."""
-        # The reader names it first and then looks; we end it first and then look.
+        # The reader sets `_awaited` and then looks at the call; here the call ends before we look.
         if self._awaited is call:
             self._opened.put(None)
 
@@ -84,7 +84,7 @@ class MapCall:
         self._started = False
         #: The thread that takes the element settles the call: the loop's, or any in `cancel`.
         self._unsettled = [True]
-        #: The outcome, its value (in a tuple), or why there is none.
+        #: The outcome, its value (in a tuple), or the reason for having neither.
         self.end: Outcome | tuple[Any] | BaseException | None = None
         self.call_id: int | None = None
         self.waits_for: Spec | None = None
@@ -93,7 +93,7 @@ class MapCall:
     # The reader's thread.
 
     def result(self, timeout: float | None = None) -> Any:
-        """Return the value, or raise the call's exception; waits."""
+        """Wait for the call; return its value or raise its exception."""
         if self.end is None:
             self._gate.wait(self, timeout)
         end, self.end = self.end, _READ
@@ -107,13 +107,13 @@ class MapCall:
         try:
             raise end  # type: ignore[misc]
         finally:
-            # The traceback holds this frame.
+            # The exception's traceback holds this frame.
             del end, self
 
     # Any thread.
 
     def cancel(self) -> bool:
-        """End the call, if it has not ended."""
+        """Cancel the call; return False if it has ended."""
         settled = self._settle(CancelledError())
         if settled:
             self._engine.cancel(self)
@@ -132,7 +132,7 @@ class MapCall:
         return self.end is not None
 
     def abandon(self, error: BaseException) -> None:
-        """Fail the call in a fork, where it cannot end otherwise."""
+        """Fail the call in a fork, where it would never end."""
         self._settle(error)
 
     def _settle(self, end: Outcome | tuple[Any] | BaseException) -> bool:
@@ -147,7 +147,7 @@ class MapCall:
     # Loop thread.
 
     def started(self) -> None:
-        """A worker has received the call."""
+        """Note that a worker has received the call."""
         self._started = True
 
     def told(self, line: str) -> None:
@@ -156,7 +156,7 @@ class MapCall:
             show_line(self._engine, line)
 
     def environment_ready(self) -> None:
-        """The call waits for a slot."""
+        """Note that the call waits for a slot."""
         self._engine.environment_ready(self)
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
@@ -168,13 +168,13 @@ class MapCall:
         close_all(fds)
 
     def closing(self) -> None:
-        """Do nothing: the call ends as usual."""
+        """Do nothing: the call finishes as usual."""
 
     def done(self, outcome: Outcome) -> None:
-        """The end."""
+        """Receive the outcome."""
         self._engine.ended(self)
         if outcome.fds:
-            # Results that are not read for a while must not hold descriptors.
+            # Results that the reader does not fetch for a while must not hold descriptors.
             self._engine.deliver(self._load, outcome)
         else:
             self._settle(outcome)
@@ -189,16 +189,16 @@ class MapCall:
         self._settle((value,) if error is None else error)
 
     def fail(self, error: BaseException) -> None:
-        """Fail the call: there will be no outcome."""
+        """Fail a call that gets no outcome."""
         self._settle(error)
 
 
-#: In place of what the reader has got.
+#: Replaces the end of a call that the reader has fetched.
 _READ = CancelledError("its result was read")
 
 
 class Failed:
-    """In place of a call that could not be made."""
+    """Takes the place of a call that could not be made."""
 
     __slots__ = ("_error",)
 
@@ -206,7 +206,7 @@ class Failed:
         self._error = error
 
     def result(self, _timeout: float | None = None) -> Any:
-        """Raise it."""
+        """Raise the error."""
         raise self._error
 
     def running(self) -> bool:
@@ -222,7 +222,7 @@ AnyCall = MapCall | Failed
 
 
 def check_sizes(chunksize: int, buffersize: int | None) -> None:
-    """Raise ValueError (TypeError for values that are not numbers) unless both are at least 1."""
+    """Raise ValueError or TypeError unless both are whole numbers of at least 1."""
     if chunksize < 1:
         raise ValueError("chunksize must be >= 1")
     if buffersize is None:
@@ -234,7 +234,7 @@ def check_sizes(chunksize: int, buffersize: int | None) -> None:
 
 
 def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """The items in lists of ``size``; the last one may be shorter."""
+    """Yield the items in lists of ``size``; the last list may be shorter."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
@@ -243,7 +243,7 @@ def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 def results(
     calls: Iterator[AnyCall], buffersize: int | None, timeout: float | None, *, chunked: bool
 ) -> Iterator[Any]:
-    """Submit (now, not at the first ``next``), and return the iterator of results."""
+    """Submit (now, not at the first ``next``), and return an iterator over the results."""
     deadline = None if timeout is None else time.monotonic() + timeout
     waiting: deque[AnyCall] = deque()
     try:
@@ -265,7 +265,7 @@ def _in_order(
     try:
         while waiting:
             waiting.extend(islice(rest, 1))
-            # No variable holds the future or its result, so the caller has the only reference.
+            # No variable here holds the call or its result, so the caller has the only reference.
             yield _result(waiting, deadline)
     except KeyboardInterrupt:
         interrupts.cancel(waiting)
@@ -281,7 +281,7 @@ def _result(waiting: deque[AnyCall], deadline: float | None) -> Any:
         waiting.popleft()
         return value
     finally:
-        # An exception's traceback holds this frame.
+        # A traceback of an exception holds this frame.
         del call
 
 

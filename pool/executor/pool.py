@@ -3,8 +3,8 @@
     Pool.submit -> pack (here, in the caller's thread) -> Engine -> Supervisor -> worker
     CallFuture  <- unpack (delivery thread)            <- Engine <- Supervisor <-'
 
-A `Pool` owns its threads and processes; `Pool.options` gives `PoolView`s that share them
-and differ in what their calls are allowed. Both submit through `PoolBase`.
+A `Pool` owns its threads and processes; `Pool.options` returns `PoolView`s that share them and
+differ in the options of their calls. Both submit through `PoolBase`.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Calls on their way that may hold a descriptor; beyond, their buffers travel in the message.
+#: Most unfinished calls that may hold a descriptor; buffers of further calls travel in the message.
 MAX_CALLS_WITH_MEMORY: Final = 256
 
 
 class PoolBase(Executor):
-    """What a pool and its views share."""
+    """The methods that a pool and its views share."""
 
     _options: CallOptions
     #: The packages of the calls' environment; None: the base environment.
     _spec: Spec | None
     _limits: CallLimits
-    #: The variables that its calls set.
+    #: What the calls touch through their options.
     _touches: frozenset[str]
 
     def _use(self, options: CallOptions) -> None:
@@ -67,17 +67,17 @@ class PoolBase(Executor):
         raise NotImplementedError
 
     def options(self, **changes: Unpack[CallKeywords]) -> PoolView:
-        """A view of this pool whose calls have other options; see `CallOptions`.
+        """Return a view of this pool whose calls have other options; see `CallOptions`.
 
         Raises:
-            InvalidRequest: an option is unknown, or its value makes no sense.
+            InvalidRequest: an option is unknown, or its value is not valid.
         """
         return PoolView(self._pool(), self._options.merged(changes))
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> CallFuture[T]:
         """Run ``fn(*args, **kwargs)`` in a process of its own.
 
-        Arguments are pickled here and now; when that fails, the future has the error.
+        Arguments are pickled at once, in this thread; if that fails, the future has the error.
         The result of a generator function is a `RemoteIterator`.
         """
         engine = self._pool()._engine_to_submit()
@@ -96,11 +96,11 @@ class PoolBase(Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """Like the built-in ``map``, in parallel; results in order.
+        """Call ``fn`` like the built-in ``map``, in parallel; yield results in order.
 
-        Each call has a process of its own; with ``chunksize`` n, n calls share one, which makes
-        small calls cheap. All calls are submitted at once, or ``buffersize`` chunks ahead of the
-        reader. A failure, the timeout or closing the iterator cancels the remaining calls.
+        Each call has a process of its own. With ``chunksize`` n, n calls share a process, which
+        makes small calls cheap. All calls are submitted at once, or ``buffersize`` chunks ahead of
+        the reader. A failure, the timeout or closing the iterator cancels the remaining calls.
         """
         parallel_map.check_sizes(chunksize, buffersize)
         engine = self._pool()._engine_to_submit()
@@ -134,11 +134,11 @@ class PoolBase(Executor):
     ) -> RemoteInstance:
         """Create an object of a class in a worker of its own; see `RemoteInstance`.
 
-        ``cls(*args)`` is called there with the first call of a method; for keywords pass a
-        `functools.partial`. ``options`` are those of `options`, and hold for all its calls.
+        The first method call makes the worker call ``cls(*args)``; for keyword arguments pass a
+        `functools.partial`. ``options`` are those of `options`, for all calls of the instance.
 
         Raises:
-            InvalidRequest: an option is unknown, or its value makes no sense.
+            InvalidRequest: an option is unknown, or its value is not valid.
         """
         concurrency = self._pool()._config.instance_concurrency
         if max_concurrency is not None:
@@ -217,11 +217,11 @@ class PoolBase(Executor):
         try:
             engine.submit(task, call)
         except KeyboardInterrupt:
-            # Interrupted half-way: the call may run, and its result would never be read.
+            # An interrupt came half-way: the call may run, and no code would read its result.
             interrupts.cancel((task,))
             raise
         except BaseException:
-            # Refused.
+            # The engine refused the call.
             task.cancel()
             raise
 
@@ -230,16 +230,16 @@ class Pool(PoolLife, PoolBase):
     """Runs calls, each in a process of its own, several at a time.
 
     ``max_workers`` calls run at once (default: one per usable core). ``timeout`` (seconds),
-    ``memory_mb``, ``dependencies``, ``python_version`` and ``system_dependencies`` are the defaults
-    for calls that do not set their own through `options`. The output of calls is shown on this
-    program's standard output, unless ``show_output`` is False; every future has it as ``output``
-    either way. All other settings are fields of `PoolConfig`, and are given as keywords.
+    ``memory_mb``, ``dependencies``, ``python_version`` and ``system_dependencies`` are defaults for
+    calls that do not set their own through `options`. The output of calls is shown on this
+    program's standard output, unless ``show_output`` is False; in both cases each future has it as
+    ``output``. All other settings are fields of `PoolConfig`, given as keywords.
 
-    Nothing starts before the first call. ``with Pool() as pool:`` waits at the end for all calls.
+    Nothing starts before the first call. ``with Pool() as pool:`` waits at its end for all calls.
     If an exception leaves the block, calls that wait are cancelled, and calls that run finish
     (``on_error="finish"``) or are stopped (``"terminate"``). Ctrl-C and `SystemExit` stop them at
-    once, see `stopping`. A pool that is dropped, or still open when the interpreter exits, finishes
-    the submitted calls and leaves no process behind.
+    once, see `stopping`. A pool that is no longer referenced, or is still open when the interpreter
+    exits, finishes the submitted calls and leaves no process behind.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class Pool(PoolLife, PoolBase):
             del settings[name]
         self._use(CallOptions().merged(options))
         settings.setdefault("queue_limit", None)
-        # Not all calls of a program use GPUs: those that do say so.
+        # Not all calls of a program use GPUs; those that do say so.
         settings.setdefault("gpus_per_call", 0)
         # The holder of an instance decides when it is closed.
         settings.setdefault("instances", WORKERS_MAX)
@@ -294,18 +294,18 @@ class Pool(PoolLife, PoolBase):
         return self
 
     def _make_backend(self) -> Backend:
-        """Create the backend that runs its calls."""
-        # If output is not shown, or all in one place, workers need no second pipe.
+        """Create the backend that runs this pool's calls."""
+        # If output is not shown, or both streams are one file, workers need no second pipe.
         split = self.show_output and shown_output.streams_differ()
         return Supervisor(replace(self._config, split_output=split), self._environments)
 
     def _release(self, instance: str) -> None:
-        """Nobody here has a use for this instance any more."""
+        """Close an instance that no code here refers to any more."""
         if self._engine is not None:
             self._engine.release(instance)
 
     def stats(self) -> Any:
-        """The statistics as of now; see `flashpool.pool.stats`."""
+        """Return the current statistics; see `flashpool.pool.stats`."""
         return self._engine_to_submit().stats()
 
     def __repr__(self) -> str:
@@ -316,7 +316,7 @@ class Pool(PoolLife, PoolBase):
 
 
 class PoolView(PoolBase):
-    """A pool with other options for its calls. Its `shutdown` is the pool's."""
+    """A pool with other options for its calls; `shutdown` shuts the pool itself down."""
 
     def __init__(self, pool: Pool, options: CallOptions) -> None:
         self._shared = pool
@@ -338,15 +338,15 @@ class PoolView(PoolBase):
         self._shared.__exit__(kind, error, traceback)
 
     def cancel(self, call_id: int) -> bool:
-        """See `Pool.cancel`."""
+        """Cancel a call; see `Pool.cancel`."""
         return self._shared.cancel(call_id)
 
     def terminate_workers(self) -> None:
-        """End the shared pool; see `Pool.terminate_workers`."""
+        """Stop the shared pool's calls; see `Pool.terminate_workers`."""
         self._shared.terminate_workers()
 
     def kill_workers(self) -> None:
-        """End the shared pool; see `Pool.kill_workers`."""
+        """Stop the shared pool's calls; see `Pool.kill_workers`."""
         self._shared.kill_workers()
 
     def __repr__(self) -> str:

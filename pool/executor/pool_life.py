@@ -1,8 +1,8 @@
-"""A pool's life: its engine, from the first call until all has ended; what ends it early.
+"""A pool's life: its engine, from the first call until all calls have ended; early stops.
 
-first call -> Engine.start ... shutdown            -> calls finish        -> gone
-                           ... the block is left   -> see `stopping`      -> gone
-                           ... terminate_workers   -> calls are ended     -> gone
+first call -> Engine.start ... shutdown             -> calls finish        -> stopped
+                           ... the block is left    -> see `stopping`      -> stopped
+                           ... terminate_workers    -> calls are stopped   -> stopped
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class PoolLife(Executor):
         self._on_error = on_error
         self._engine: Engine | None = None
         self._closed = False
-        #: Held while the engine is started. Reentrant: a signal handler may call `shutdown`
-        #: meanwhile, in the same thread.
+        #: Held while the engine starts. Reentrant: meanwhile a signal handler may call `shutdown`
+        #: in the same thread.
         self._lock = threading.RLock()
         _pools.add(self)
 
     def _make_backend(self) -> Backend:
-        """Create the backend that runs its calls."""
+        """Create the backend that runs this pool's calls."""
         raise NotImplementedError
 
     def _engine_to_submit(self) -> Engine:
-        """Return the engine, which the first caller starts.
+        """Return the engine; the first call starts it.
 
         Raises:
-            EnvironmentStartFailed: the pool's interpreter does not come up.
+            EnvironmentStartFailed: the pool's interpreter does not start.
             PoolClosed: the pool is shut down, or this is a fork of its process.
         """
         engine = self._engine
@@ -62,20 +62,20 @@ class PoolLife(Executor):
         self._check_open()
         engine = Engine(self._make_backend(), self._config.slots, self._config.grace_s)
         engine.start()
-        # The engine's threads keep it alive; when the pool is collected, the engine finishes its
-        # calls and exits.
+        # The engine's threads keep it alive; when the pool is garbage-collected, the engine
+        # finishes its calls and stops.
         weakref.finalize(self, engine.close).atexit = False
         self._engine = engine
         try:
             self._check_open()
         except PoolClosed:
-            # `shutdown` came meanwhile, and may have found no engine to close.
+            # `shutdown` was called meanwhile, and may have found no engine to close.
             engine.close()
             raise
         return engine
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls, and leave when those submitted have ended.
+        """Accept no more calls, and stop when the submitted ones have ended.
 
         Called from a future's callback it never waits: the callback is part of the work.
         """
@@ -83,14 +83,14 @@ class PoolLife(Executor):
         try:
             self._finish(wait, cancel_futures)
         except (KeyboardInterrupt, SystemExit) as error:
-            # The thread that waits here for calls must not wait any longer.
+            # The thread that waits for calls here must not wait any longer.
             self._end_now(f"{type(error).__name__} came while a Pool waited for its calls")
             raise
 
     def _finish(self, wait: bool, cancel_futures: bool) -> None:
         if wait:
-            # Another thread's first `submit` may be starting the engine. Without waiting
-            # it is that thread that closes it: it looks at `_closed` after `_engine` is set.
+            # Another thread's first `submit` may be starting the engine. If we do not wait, that
+            # thread closes the engine: it checks `_closed` after it has set `_engine`.
             self._lock.acquire()
             self._lock.release()
         engine = self._engine
@@ -120,7 +120,7 @@ class PoolLife(Executor):
             self._let_finish(error)
 
     def _let_finish(self, error: BaseException) -> None:
-        """Cancel what has not begun, and wait for what runs."""
+        """Cancel calls that have not begun, and wait for those that run."""
         self._closed = True
         engine = self._engine
         if engine is not None:
@@ -128,7 +128,7 @@ class PoolLife(Executor):
         self.shutdown(wait=True)
 
     def cancel(self, call_id: int) -> bool:
-        """Cancel the call of that id, queued or running; see `CallFuture.call_id`.
+        """Cancel the call with this id, queued or running; see `CallFuture.call_id`.
 
         The call's future is cancelled, and the process tree of a running call is killed. Return
         False if the call does not exist or has ended.
@@ -141,12 +141,12 @@ class PoolLife(Executor):
         """Accept no more calls, cancel those that wait, and send SIGTERM to those that run.
 
         Running calls fail as `Cancelled`. Processes that have not exited after ``grace_s`` are
-        killed. Does not wait, like Python 3.14's `ProcessPoolExecutor`.
+        killed. Like `ProcessPoolExecutor` of Python 3.14, this does not wait.
         """
         self._force_shutdown("terminate_workers", None)
 
     def kill_workers(self) -> None:
-        """Do the same with SIGKILL, without a grace for running calls."""
+        """Do the same with SIGKILL, without a grace period for running calls."""
         self._force_shutdown("kill_workers", 0.0)
 
     def _force_shutdown(self, name: str, grace_s: float | None) -> None:
@@ -156,12 +156,12 @@ class PoolLife(Executor):
             engine.end(f"{name} was called", grace_s=grace_s)
 
 
-#: Pools of this process, for its forks.
+#: Pools of this process, of which forks renew the locks.
 _pools: weakref.WeakSet[PoolLife] = weakref.WeakSet()
 
 
 def _free_locks() -> None:
-    """In a fork: a thread that is not here may have held them, starting an engine."""
+    """In a fork: renew locks that a thread held which exists only in the parent."""
     for pool in list(_pools):
         pool._lock = threading.RLock()
 

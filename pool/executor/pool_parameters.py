@@ -1,10 +1,10 @@
-"""Parameters of `Pool` beside `max_workers`: names, kinds of values, and messages of refusals.
+"""Parameters of `Pool`: names, valid values, and messages of refusals.
 
     Pool(queue_limit=-1) -> InvalidRequest: queue_limit must be a whole number, 0 or more, or None;
                             got -1
 
-Checked before anything starts, because a limit that makes no sense (a negative queue, a
-time limit that is not a number) shows late otherwise, as a pool that hangs.
+All are checked before anything starts. Otherwise a limit that makes no sense (a negative queue, a
+time limit that is not a number) shows late, as a pool that hangs.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ from .call_options import check_env, check_names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterKind:
-    """The values that a parameter accepts; ``read`` converts one to the setting's
-    value, or raises.
-    """
+    """The values that a parameter accepts; ``read`` converts one to the setting's, or raises."""
 
     accepts: str
     read: Callable[[Any], Any]
@@ -91,7 +89,7 @@ def _some_of(*words: str) -> ParameterKind:
 
 def _list_of(what: str) -> ParameterKind:
     def read(value: Any) -> tuple[str, ...]:
-        # A single string would be read as a list of letters.
+        # A single string would be read as a list of characters.
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise TypeError
         return tuple(map(_path, value))
@@ -107,7 +105,7 @@ def _path(value: Any) -> str:
 
 
 def _folder(value: Any) -> str:
-    # Calls would start in / in its place, and a relative path would lead them elsewhere.
+    # Calls would run in / instead, where a relative path means another file.
     path = _path(value)
     if not os.path.isdir(path) or not os.access(path, os.X_OK):
         raise ValueError
@@ -136,7 +134,7 @@ def _store(value: Any) -> Any:
 
 _LEVELS: Final = tuple(logging.getLevelName(level) for level in (10, 20, 30, 40, 50))
 
-#: By parameter. One that is not here is taken as it is.
+#: Kinds by name; the value of a parameter without a kind is used unchanged.
 KINDS: Final[Mapping[str, ParameterKind]] = {
     "max_workers": _or_none(_whole(1, WORKERS_MAX)),
     "timeout": _or_none(_seconds()),
@@ -176,7 +174,7 @@ KINDS: Final[Mapping[str, ParameterKind]] = {
     "log_level": _one_of(*_LEVELS),
 }
 
-#: Parameters of `Pool` that stand for a setting of another name, or for none.
+#: Parameters of `Pool` that stand for a setting of another name, or for no setting.
 OWN: Final = (
     "max_workers",
     "timeout",
@@ -193,10 +191,10 @@ TAKEN: Final = ("slots", "call_timeout_s", "memory_mb", "sharing", "split_output
 
 
 def check(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of parameters as settings want them.
+    """Return the values of parameters in the form of settings.
 
     Raises:
-        InvalidRequest: one is unknown, or its value makes no sense.
+        InvalidRequest: a parameter is unknown, or its value is not valid.
     """
     settings = [one.name for one in fields(PoolConfig) if one.name not in TAKEN]
     check_names("parameter", given, [*OWN, *settings])
@@ -204,10 +202,10 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def concurrency(value: Any) -> int:
-    """``max_concurrency`` of an instance.
+    """Return the value of an instance's ``max_concurrency``.
 
     Raises:
-        InvalidRequest: its value makes no sense.
+        InvalidRequest: the value is not valid.
     """
     try:
         return int(KINDS["instance_concurrency"].read(value))

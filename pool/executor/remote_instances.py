@@ -1,12 +1,12 @@
 """`Pool.instance`: an object that lives in a worker of its own, called through futures.
 
     counter = pool.instance(Counter, 10)
-    counter.inc(5)  ->  CallFuture     made on the first call, in a worker that then stays
-    counter.close()                    its close() runs there, and the worker goes
+    counter.inc(5)  ->  CallFuture     the first call creates it in a worker, which stays
+    counter.close()                    the object's close() runs there, and the worker exits
 
-The object is never in this process: a `RemoteInstance` knows its class, the constructor's arguments
-and a name. When the `RemoteInstance` is dropped, or its ``with`` block ends, the object is closed
-once the calls already made have ended.
+The object is never in this process: a `RemoteInstance` has its class, the constructor's arguments
+and a name. When the `RemoteInstance` is no longer referenced, or its ``with`` block ends, the
+object is closed once the calls already made have ended.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class InstancePool(Protocol):
-    """The pool that an instance lives in."""
+    """The pool in which an instance lives."""
 
     def _release(self, instance: str) -> None: ...
 
@@ -50,9 +50,8 @@ class InstanceSubmitter(Protocol):
 class RemoteInstance:
     """A handle on an object in a worker; its methods return futures.
 
-    Plain methods run one at a time, in the order of the calls; ``async def`` ones run
-    together, up to ``max_concurrency``. The result of a generator method is a
-    `RemoteIterator`.
+    Plain methods run one at a time, in the order of the calls; ``async def`` methods run at once,
+    up to ``max_concurrency``. The result of a generator method is a `RemoteIterator`.
 
     If the worker died, or was closed to make room, calls raise `InstanceLost` with the reason: the
     state is lost. With ``rebuild`` the next call creates the object again.
@@ -77,12 +76,13 @@ class RemoteInstance:
         self._load = self._packed(args)
         pool = submitter._pool()
         self._let_go = weakref.finalize(self, _release, weakref.ref(pool), self._name)
-        # The pool itself ends what it has when the interpreter leaves.
+        # The pool itself stops its instances when the interpreter exits.
         self._let_go.atexit = False
 
     def _packed(self, args: tuple[Any, ...]) -> bytes:
-        """Return what a worker creates the object from, in one piece, because that may happen more
-        than once.
+        """Return the bytes from which a worker creates the object.
+
+        They are one piece, because a worker may have to create it more than once.
         """
         cls = payload.pack(self._class, self._dumps, out_of_band=False)
         arguments = payload.pack((args, {}), self._dumps, out_of_band=False)
@@ -100,7 +100,7 @@ class RemoteInstance:
         return self._call("__call__", args, kwargs)
 
     def close(self) -> None:
-        """Let the object close itself when the calls made so far are over. Does not wait."""
+        """Close the object when the calls made so far have ended. Does not wait."""
         self._let_go()
 
     def __enter__(self) -> Self:
@@ -143,7 +143,7 @@ class RemoteMethod:
         self._name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> CallFuture[Any]:
-        """Call it there."""
+        """Call the method in the worker."""
         return self._instance._call(self._name, args, kwargs)
 
     def __repr__(self) -> str:
@@ -151,7 +151,7 @@ class RemoteMethod:
 
 
 class InstanceMethod:
-    """The name of a method, in the place that a function has in a call."""
+    """The name of a method; takes the place of a function in a call."""
 
     def __init__(self, instance: RemoteInstance, name: str) -> None:
         self.label = f"{instance._class_name}.{name}"
@@ -161,7 +161,7 @@ class InstanceMethod:
         self._parcel = payload.pack(name, self.dumps)
 
     def take(self) -> tuple[bytes, list[int]]:
-        """The parcel."""
+        """Return the parcel."""
         return self._parcel
 
 

@@ -1,8 +1,8 @@
 """Shows the output of calls on this program's own standard streams.
 
-    loop thread: show(chunk) -> delivery thread: sys.stdout or sys.stderr, as each is by then
+    loop thread: show(chunk) -> delivery thread: the sys.stdout or sys.stderr of that moment
 
-If both streams are one file, as on a terminal, workers use one pipe for both, so that lines stay in
+If both streams are one file, as on a terminal, workers use one pipe for both, so that lines keep
 the order in which they were written, and all output goes to standard output. Otherwise each stream
 keeps its own order, and there is no order between the two.
 """
@@ -15,7 +15,7 @@ from io import TextIOWrapper
 
 from .engine import Engine
 
-#: Bytes of output that may wait to be shown; beyond, a slow terminal costs output, not memory.
+#: Most bytes of output that may wait to be shown: a slow terminal then loses output, not memory.
 OUTPUT_BACKLOG = 16 * 1024 * 1024
 
 
@@ -25,14 +25,14 @@ def streams_differ() -> bool:
     try:
         here, there = (os.fstat(one.fileno()) for one in streams if isinstance(one, TextIOWrapper))
     except (OSError, ValueError):
-        # A stream of another kind decides itself where its text goes: a notebook's has a
-        # descriptor, but shows nothing that is written to it. Or a stream is closed.
+        # A stream of another kind has its own destination: a notebook's stream has a descriptor,
+        # but does not show what is written to the descriptor. Or a stream is closed.
         return streams[0] is not streams[1]
     return (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino)
 
 
 class _Output:
-    """Shows what calls write, in the order in which it came."""
+    """Shows the output of calls, in the order of arrival."""
 
     def __init__(self) -> None:
         self._waiting = 0
@@ -59,7 +59,7 @@ class _Output:
             stream.write(text)
             stream.flush()
         except (OSError, ValueError, AttributeError):
-            # Closed or gone; the futures keep the calls' output.
+            # The stream is closed or None; the futures keep the calls' output.
             pass
 
 
@@ -67,7 +67,7 @@ _shown = _Output()
 
 
 def show(engine: Engine, chunk: bytes, *, stderr: bool = False) -> None:
-    """Write what a call wrote to this program's own stream, in time. Loop thread."""
+    """Show output of a call on this program's own stream, unless too much waits. Loop thread."""
     _shown.add(engine, chunk, stderr)
 
 

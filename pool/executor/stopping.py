@@ -1,12 +1,12 @@
-"""Ends a pool's calls early, and tells the user on stderr.
+"""Stops a pool's calls early, and tells the user on stderr.
 
 the `with` block is left by           calls that have not begun    calls that run
 ----------------------------------    -------------------------    ----------------------
-nothing, or `shutdown`                run                          finish
+its end, or `shutdown`                run                          finish
 an exception                          cancelled                    finish
 the same, on_error="terminate"        cancelled                    SIGTERM, grace, SIGKILL
 KeyboardInterrupt, SystemExit         cancelled                    SIGTERM, grace, SIGKILL
-one more Ctrl-C while that goes on                                 SIGKILL
+a further Ctrl-C during that                                       SIGKILL
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Final, NamedTuple, Protocol
 #: Values of `Pool(on_error=...)`.
 FINISH: Final = "finish"
 TERMINATE: Final = "terminate"
-#: Seconds after which the user is told what the pool waits for. Most calls exit earlier.
+#: Seconds after which the user is told what the pool waits for. Most calls exit sooner.
 PATIENCE_S: Final = 1.0
 
 
 class OpenCalls(NamedTuple):
-    """The calls that a pool had when it was told to stop."""
+    """The calls that a pool had when it was stopped."""
 
     #: Calls that run, or for which a slot is free.
     running: int = 0
@@ -33,36 +33,36 @@ class OpenCalls(NamedTuple):
 
 
 class Stoppable(Protocol):
-    """An engine that has not ended."""
+    """An engine that has not stopped."""
 
     @property
     def grace_s(self) -> float:
-        """Seconds that calls have to exit in after SIGTERM."""
+        """Seconds that calls have to exit after SIGTERM."""
 
     def end(self, reason: str, *, grace_s: float | None = None) -> OpenCalls:
-        """Take no more calls, cancel what has not begun, end what runs. Does not wait."""
+        """Accept no more calls, cancel those that have not begun, stop the rest. Does not wait."""
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until all has ended; False if it has not in time."""
+        """Wait until all calls have ended; return False on timeout."""
 
 
 def at_once(error: BaseException) -> bool:
-    """Return whether an exception that leaves a pool's block stops its calls now."""
+    """Return whether an exception that leaves a pool's block stops the calls at once."""
     if isinstance(error, asyncio.CancelledError):
         return _is_task_cancelled()
     return isinstance(error, (KeyboardInterrupt, SystemExit))
 
 
 def _is_task_cancelled() -> bool:
-    """Return whether this task was cancelled: ``asyncio.run`` does that when Ctrl-C is pressed.
+    """Return whether this task was cancelled: ``asyncio.run`` does that on Ctrl-C.
 
-    Otherwise the task awaited something that was cancelled, which is an error like others.
+    Otherwise the task awaited something that was cancelled, which is an ordinary error.
     """
     try:
         task = asyncio.current_task()
     except RuntimeError:  # no loop runs in this thread
         return False
-    # Python 3.10 does not tell.
+    # Python 3.10 cannot tell.
     cancelling = getattr(task, "cancelling", None)
     return cancelling is None or cancelling() > 0
 
@@ -70,7 +70,7 @@ def _is_task_cancelled() -> bool:
 def end_now(engines: Sequence[Stoppable], what: str) -> None:
     """Stop all calls, report that, and wait for them; a further Ctrl-C kills the remaining ones.
 
-    ``what`` happened, for the message.
+    ``what``: what happened, for the message.
     """
     try:
         found = [engine.end(what) for engine in engines]
@@ -97,7 +97,7 @@ def _join(engines: Sequence[Stoppable]) -> None:
 
 
 def say_what_ended(what: str, found: OpenCalls) -> None:
-    """Calls were ended, because of ``what``."""
+    """Report that calls were ended, because of ``what``."""
     parts = []
     if found.running:
         parts.append(f"{_calls(found.running, 'running')} ended")
@@ -108,7 +108,7 @@ def say_what_ended(what: str, found: OpenCalls) -> None:
 
 
 def say_what_finishes(error: BaseException, found: OpenCalls) -> None:
-    """An exception left the block, and running calls may finish."""
+    """Report that an exception left the block, and that running calls may finish."""
     if not any(found):
         return
     words = f"{type(error).__name__} left the block of a Pool: "
@@ -130,8 +130,8 @@ def _calls(number: int, kind: str, *, may: bool = False) -> str:
 
 def _say(words: str) -> None:
     try:
-        # One write: lines of other threads come before or after it.
+        # One write, so that lines of other threads come before or after this line.
         sys.stderr.write(f"flashpool: {words}\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
-        pass  # closed or gone: nobody can be told
+        pass  # closed or None: there is no way to tell the user

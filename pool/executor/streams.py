@@ -4,10 +4,10 @@
                      |                        |
                      v                        v
                   [ Stream: at most a window ahead of its reader ] --> next(), anext()
-                                        reader --credit--> worker goes on
+                                        reader --credit--> worker continues
 
-The sink of the call holds the `Stream`, the caller holds the `RemoteIterator` over it: so
-the iterator's end of life is seen, and ends the call.
+The call's sink holds the `Stream`, and the caller holds the `RemoteIterator` over it. So flashpool
+notices when the iterator is no longer referenced, and cancels the call.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from . import interrupts, tracebacks
 from .engine import Engine, close_all
 from .tasks import Task
 
-#: Items that are read before the worker is credited; a message for each would be wasteful.
+#: Items that are read before the worker gets credit; a message for each item would be wasteful.
 _CREDIT_EVERY = wire.WINDOW // 2
 
 _Item = tuple[bytes, tuple[int, ...]]
 
 
 class RemoteIterator(Iterator[Any], AsyncIterator[Any]):
-    """Iterates over what a call yields while it yields it; synchronous and asynchronous.
+    """Iterates over what a call yields, while it yields; synchronous and asynchronous.
 
-    An exception of the generator is raised where it happened: after the items before it. `close`
-    cancels the call; so does dropping the last reference.
+    An exception of the generator is raised in its place: after the items before it. `close`, or
+    dropping the last reference, cancels the call.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -55,7 +55,7 @@ class RemoteIterator(Iterator[Any], AsyncIterator[Any]):
         return _load(await self._stream.take_async())
 
     def close(self) -> None:
-        """End the call; the iterator is at its end then."""
+        """Cancel the call; the iterator is then at its end."""
         self._stream.close()
 
     async def aclose(self) -> None:
@@ -64,7 +64,7 @@ class RemoteIterator(Iterator[Any], AsyncIterator[Any]):
 
     @property
     def receipt(self) -> Receipt | None:
-        """What the call cost; None before its end."""
+        """What the call cost; None before it ends."""
         return self._stream.receipt
 
     def __del__(self) -> None:
@@ -77,7 +77,7 @@ class Stream:
     def __init__(self, engine: Engine, task: Task) -> None:
         self._engine = engine
         self._task = task
-        # Reentrant: the garbage collector may close a stream inside of any other call.
+        # Reentrant: the garbage collector may close a stream inside any other call.
         self._changed = threading.Condition()
         self._items: deque[_Item] = deque()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -90,7 +90,7 @@ class Stream:
     # Loop thread.
 
     def add(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """An item came."""
+        """Add an item."""
         with self._changed:
             if self._ended:
                 close_all(fds)
@@ -99,12 +99,12 @@ class Stream:
             self._wake()
 
     def finish(self, outcome: Outcome) -> None:
-        """No more will come; an exception is raised after the items before it."""
+        """Note that no more items come; an exception is raised after the items before it."""
         self.receipt = outcome.receipt
         self._end(None if outcome.ok else outcome)
 
     def end_if_unread(self) -> None:
-        """End the call if it waits for a reader."""
+        """Cancel the call if it waits for a reader."""
         with self._changed:
             self._give_credit()
             stalled = len(self._items) >= wire.WINDOW
@@ -115,7 +115,7 @@ class Stream:
             )
 
     def fail(self, error: BaseException) -> None:
-        """Fail the stream: there will be no outcome."""
+        """Fail the stream of a call that gets no outcome."""
         self._end(error)
 
     def _end(self, error: BaseException | Outcome | None) -> None:
@@ -131,7 +131,7 @@ class Stream:
             try:
                 loop.call_soon_threadsafe(_resolve, waiter)
             except RuntimeError:
-                # That loop is closed, so nothing waits on it any more.
+                # That loop is closed, so no code waits on it any more.
                 pass
 
     # The reader's threads.
@@ -139,7 +139,7 @@ class Stream:
     def take(self) -> _Item:
         """Wait for the next item. Raises StopIteration, or the generator's exception.
 
-        An interrupt (Ctrl-C) of the wait ends the call.
+        An interrupt (Ctrl-C) of the wait cancels the call.
         """
         with self._changed:
             while (item := self._take_now()) is None:
@@ -163,7 +163,7 @@ class Stream:
                 waiter = loop.create_future()
                 self._waiters.append((loop, waiter))
             await waiter
-        # A coroutine cannot let StopIteration out.
+        # A coroutine cannot raise StopIteration.
         if isinstance(item, StopIteration):
             raise StopAsyncIteration
         raise item
@@ -182,7 +182,7 @@ class Stream:
             return self._items.popleft()
         if not self._ended:
             return None
-        # As with a local generator, its exception is raised once.
+        # As with a local generator, the exception is raised once.
         error, self._error = self._error, None
         if isinstance(error, Outcome):
             return tracebacks.restore(error)
@@ -215,7 +215,7 @@ class Stream:
         return running
 
     def abandon(self, error: BaseException) -> None:
-        """In a fork of the program: its locks may be held by threads that are not here."""
+        """Fail the stream in a fork, where its locks may be held by threads that do not exist."""
         self._changed = threading.Condition()
         self._waiters = []
         self._ended, self._error = True, error

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """A call as the engine knows it: the sink, and the end of a call that never started."""
+    """A call as the engine sees it: a sink that can also be failed or abandoned."""
 
     wants_output: bool
-    #: The environment that it waits for, if any.
+    #: The environment that the call waits for, if any.
     waits_for: Spec | None
-    #: Set by the engine once the backend took the call.
+    #: Set by the engine when the backend has accepted the call.
     call_id: int | None
 
     def told(self, line: str) -> None: ...
@@ -30,22 +30,22 @@ class Task(Protocol):
     def done(self, outcome: Outcome) -> None: ...
 
     def fail(self, error: BaseException) -> None:
-        """End without an outcome. Delivery thread."""
+        """Fail the call without an outcome. Delivery thread."""
 
     def is_queued(self) -> bool:
-        """Return whether it may be cancelled without killing anything."""
+        """Return whether the call can be cancelled without killing a process."""
 
     def running(self) -> bool:
-        """Return whether a worker has it."""
+        """Return whether a worker has, or had, the call."""
 
     def is_over(self) -> bool:
-        """Return whether its end is no longer awaited, because it was cancelled."""
+        """Return whether no code waits for the call, because it was cancelled."""
 
     def cancel(self) -> bool:
-        """Cancel its future, or what that has become; False if it has ended."""
+        """Cancel the call's future, or what the future became; return False if it has ended."""
 
     def closing(self) -> None:
-        """The pool is closing and waits for this call. Loop thread."""
+        """Note that the pool is closing and waits for this call. Loop thread."""
 
     def abandon(self, error: BaseException) -> None:
-        """Fail in a process that is a fork of the one that made the call."""
+        """Fail the call in a process that is a fork of its caller's."""

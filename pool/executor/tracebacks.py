@@ -1,8 +1,8 @@
 """Turns a call's failure into the exception that its caller sees.
 
-    Outcome -- from user code --> the very exception, unpickled, its frames with it
+    Outcome -- from user code --> the original exception, unpickled, with its frames
        |            `-- cannot be rebuilt here --> RemoteException
-       `------ ended by the pool --> errors.BY_NAME[error_type], details and all
+       `------ ended by the pool --> errors.BY_NAME[error_type], with details
 
 The text of the remote traceback becomes the cause at the end of the exception's own chain of
 causes, so that an uncaught error prints it, with source lines that this machine does not have. Only
@@ -21,7 +21,7 @@ from flashpool.pool.errors import BY_NAME, CallError, FlashpoolError, RemoteExce
 from flashpool.pool.exit_causes import TAIL_HEADING
 from flashpool.pool.workers.ends import outcomes
 
-#: Advice for requests, and the same for `Pool`.
+#: Advice that is for requests, and the same advice for `Pool`.
 _ADVICE: Final = {
     "Raise timeout_s": "Raise timeout",
     "give the server more slots": "give the pool more max_workers",
@@ -32,7 +32,7 @@ _REMEDY: Final = 'name the package that provides it, as in pool.options(dependen
 
 
 class RemoteTraceback(Exception):
-    """The traceback of the other process, as text; the cause of what a call raised."""
+    """The traceback of the worker, as text; the cause of the exception that a call raised."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -43,7 +43,7 @@ class RemoteTraceback(Exception):
 
 
 def restore(outcome: Outcome) -> BaseException:
-    """The exception that a failed outcome stands for; never raises it itself."""
+    """Return the exception for a failed outcome; never raise it."""
     if not outcome.from_user:
         return _of_pool(outcome)
     exception = _unpickle(outcome)
@@ -60,14 +60,14 @@ def _of_pool(outcome: Outcome) -> FlashpoolError:
 
 
 def refused(error: Exception) -> Exception:
-    """A call was not taken: the same error, advising what a program can change."""
+    """Return the error of a refused call, with advice for programs."""
     if not isinstance(error, FlashpoolError):
         return error
     return type(error)(_advising(error.message), **error.details)
 
 
 def _advising(message: str) -> str:
-    """Replace advice by that for programs; the call's last output stays unchanged."""
+    """Replace advice for requests by advice for programs; keep the call's last output."""
     words, heading, output = message.partition(TAIL_HEADING)
     for name, ours in _ADVICE.items():
         words = words.replace(name, ours)
@@ -79,7 +79,7 @@ def _unpickle(outcome: Outcome) -> BaseException:
         return _stand_in(outcome, "it cannot be pickled")
     try:
         exception = known_classes.load(outcome.exception)
-    except BaseException as error:  # noqa: BLE001 - code of the class runs; its exit must not end us
+    except BaseException as error:  # noqa: BLE001 - the class's own code; its exit must not be ours
         return _stand_in(outcome, f"unpickling it here failed with {say(error)}")
     if not isinstance(exception, BaseException):
         return _stand_in(
@@ -103,7 +103,7 @@ def _class_name(details: Mapping[str, Any]) -> str | None:
 
 
 def _attach(exception: BaseException, text: RemoteTraceback) -> None:
-    """Put the text where the chain of causes ends; causes the user set stay theirs."""
+    """Set the text as the cause where the chain of causes ends; keep the user's own causes."""
     seen = {id(exception)}
     last = exception
     while last.__cause__ is not None:
@@ -117,7 +117,7 @@ def _attach(exception: BaseException, text: RemoteTraceback) -> None:
 
 
 def unexpected(error: BaseException) -> FlashpoolError:
-    """Return the error for futures that the pool failed because its loop ended with this error."""
+    """Return the error for futures that fail because the pool's loop ended with this error."""
     failure = WorkerCrashed(f"the pool's own thread failed, and this call with it: {say(error)}")
     failure.__cause__ = error
     return failure
