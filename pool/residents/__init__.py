@@ -1,1 +1,1 @@
-"""Workers that stay: instances, made, called, evicted and closed."""
+"""Workers that stay: instances are created, called, evicted and closed in them."""

@@ -1,11 +1,11 @@
-"""Handles events of residents: their frames, their deaths, the calls that end in them.
+"""Handles events of residents: frames, deaths, and the ends of calls in them.
 
-    LOADED, RESULT, ITEM, OUTPUT                --> ends of calls, and what may begin next
-    death, loss of its zygote, a spoilt channel --> the calls that ran in it have ended
-    its process tree is gone                    --> it may be made anew
+    LOADED, RESULT, ITEM, OUTPUT                     --> outcomes, and calls that may begin now
+    its death, its zygote's death, a spoilt channel  --> the calls that ran in it fail
+    its process tree is gone                         --> the instance may be created again
 
-The call that caused the end gets its own cause; the others in the same resident are told that they
-may be sent again.
+The call because of which a resident ends gets the cause as its error. The error of each other call
+in that resident says that it may be sent again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .table import InstanceTable
 
 _log = logging.getLogger(__name__)
 
-#: Characters of an error's name, and of why nothing more can be run, that are remembered.
+#: Most characters kept of an error's name, and of why a resident can run no more calls.
 _NAME: Final = 300
 _WHY: Final = 2000
 
@@ -45,19 +45,19 @@ class Carrier(Protocol):
     """Acts on events: `runner.ResidentRunner`."""
 
     def do(self, commands: Iterable[states.Command]) -> None:
-        """Carry out what the table says."""
+        """Carry out commands of the table."""
 
     def submit(self, call_id: int) -> None:
-        """Take a call, once more."""
+        """Submit a call again."""
 
     def stop_worker(self, name: str, culprit: int | None, stop: Stop | None, reason: str) -> None:
-        """Stop a resident, and so all calls in it."""
+        """Stop a resident, with all calls in it."""
 
     def variables(self, worker: Worker, call: Call, gpus: tuple[str, ...]) -> Mapping[str, str]:
-        """Return the variables of an instance that this worker creates for the call.
+        """Return the environment variables of an instance that this worker creates for the call.
 
         Raises:
-            OSError: its scratch directory cannot be made.
+            OSError: the scratch directory cannot be created.
         """
 
     def limit_waiting(self, call_id: int, running: ActiveCall, instance: Instance | None) -> None:
@@ -65,10 +65,10 @@ class Carrier(Protocol):
 
 
 class Host(Protocol):
-    """The supervisor's part in residents."""
+    """The supervisor, as residents use it."""
 
     def do(self, commands: Iterable[Command]) -> None:
-        """Carry out what the scheduler says."""
+        """Carry out commands of the scheduler."""
 
     def want(self, key: ZygoteKey | None) -> None:
         """Keep a zygote running, even if no call needs it yet."""
@@ -77,7 +77,7 @@ class Host(Protocol):
         """Notify waiters that something may have changed."""
 
     def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
-        """Learn from what a call imported and changed; return warnings for its caller."""
+        """Learn what a call imported and changed; return warnings for the caller."""
 
 
 class ResidentEvents:
@@ -103,10 +103,10 @@ class ResidentEvents:
     # Frames.
 
     def sent(self, worker: Worker, frame: wire.Frame) -> None:
-        """A frame of a resident.
+        """Handle a frame of a resident.
 
         Raises:
-            BadFrame: it is none that a resident sends.
+            BadFrame: the frame is malformed.
         """
         if frame.kind == wire.LOADED:
             self._on_loaded(worker, frame)
@@ -166,12 +166,12 @@ class ResidentEvents:
     ) -> None:
         name = worker.instance
         assert name is not None
-        # May raise, so the call is still registered.
+        # First, while the call is still registered: this may raise.
         warnings = self._host.learn(running.call, worker.zygote, meta) if meta.more else ()
         del worker.calls[call_id]
         poisoned = meta.more.get("poisoned")
         if poisoned and not worker.stopping:
-            # Before the next call may begin in it.
+            # Now, before the next call can begin in this resident.
             why = str(poisoned)[:_WHY]
             self._to.stop_worker(name, None, outcomes.sibling_lost(why), why)
         if running.done:
@@ -188,10 +188,9 @@ class ResidentEvents:
         self._to.do(self._table.answered(call_id, self._now()))
 
     def _instance_in(self, worker: Worker) -> Instance | None:
-        """Return the worker's instance; None if another worker has, or creates, the one of that
-        name.
+        """Return the worker's instance; None if another worker has an instance of that name.
 
-        Events of a worker may be late: one that could not be killed was given up.
+        Events may come late, from a worker that could not be killed and was given up.
         """
         name = worker.instance
         if name is None or name not in self._loaded or self._loaded[name].worker is not worker:
@@ -216,7 +215,7 @@ class ResidentEvents:
     # Ends.
 
     def died(self, worker: Worker, death: wire.Exited, oom: exit_causes.OomKill | None) -> None:
-        """Note that its worker is dead."""
+        """Handle the death of a resident."""
         cause = exit_causes.of_death(
             death.status,
             stop=worker.stop,
@@ -227,7 +226,7 @@ class ResidentEvents:
         self.lost(worker, cause, death)
 
     def lost(self, worker: Worker, cause: Cause, death: wire.Exited | None) -> None:
-        """End the calls in it; `gone` follows when its process tree is gone."""
+        """Fail the calls in a resident; `gone` follows when the process tree is gone."""
         name = worker.instance
         instance = self._instance_in(worker)
         if name is None or instance is None:
@@ -251,7 +250,8 @@ class ResidentEvents:
         cause: Cause,
         death: wire.Exited | None,
     ) -> None:
-        # If it died with its zygote, whether it began is unknown, unless it never read its LOAD.
+        # Without a report (the zygote died, too), assume that user code began, unless the worker
+        # never read its LOAD.
         began = not worker.link.unread if death is None else death.began
         if not began and (worker.stop is None or worker.stop.error_type != "OutOfMemory"):
             # No user code ran: waiting calls wait for the next instance.
@@ -272,7 +272,7 @@ class ResidentEvents:
         death: wire.Exited | None,
     ) -> None:
         if worker.culprit is not None and worker.culprit != call_id:
-            # It was stopped for a reason of its own, or did nothing to cause this.
+            # This call has a reason of its own for being stopped, or did not cause the stop.
             cause = _cause(running.stop or outcomes.sibling_lost(cause.message.partition("\n")[0]))
         self._to.do(self._table.answered(call_id, self._now()))
         want = running.call.want
@@ -282,7 +282,7 @@ class ResidentEvents:
             try:
                 self._to.submit(call_id)
             except FlashpoolError as error:
-                # Another instance of that name exists by now.
+                # A different instance of that name exists by now.
                 self._calls.finish(call_id, outcomes.refused(error))
             return
         outcome = outcomes.failed(running, cause, self._now(), death)
@@ -293,7 +293,7 @@ class ResidentEvents:
         self._calls.finish(call_id, outcome)
 
     def gone(self, worker: Worker) -> None:
-        """Its process tree is gone."""
+        """Handle a resident whose process tree is gone."""
         name = worker.instance
         instance = self._instance_in(worker)
         if name is None or instance is None:
@@ -301,7 +301,7 @@ class ResidentEvents:
         loaded = self._loaded.pop(name)
         reason = instance.why_closed or loaded.reason or "its worker is gone"
         if worker.aside:
-            # Output of close() or its own threads is shown nowhere else.
+            # Output of close() or of the instance's threads is shown nowhere else.
             _log.info(
                 "Instance %r wrote output outside of calls: %s",
                 name,

@@ -8,14 +8,12 @@ from .states import UNNAMED_IDLE_S, Instance, InstanceState, ResidentPolicy
 
 
 def dispensable(instance: Instance) -> tuple[bool, float]:
-    """Sort idle instances: first those that are unlikely to be called again, then those idle for
-    longest.
-    """
+    """Return a sort key: first instances unlikely to be called again, then the longest idle."""
     return not instance.passing, instance.last_used
 
 
 def due(instances: Iterable[Instance], policy: ResidentPolicy, now: float) -> dict[str, str]:
-    """Return names and reasons of instances to close: idle for too long, or using too much."""
+    """Return instances to close, with reasons: idle for too long, or using too much memory."""
     found = list(instances)
     going = {
         one.name: f"it had no call for {one_s:g} s" for one, one_s in _late(found, policy, now)
@@ -43,8 +41,8 @@ def _late(
 
 
 def _too_much(found: list[Instance], limit: int, size: Callable[[Instance], int]) -> list[str]:
-    """Return idle instances to close until the others, without those that are closing, keep the
-    limit.
+    """Return idle instances to close, so that the others keep the limit; those that are closing
+    already do not count.
     """
     used = sum(size(one) for one in found if one.state is not InstanceState.CLOSING)
     names = []

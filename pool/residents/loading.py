@@ -1,7 +1,7 @@
-"""Having instances made: in the scheduler's queue like calls, then in a worker.
+"""Creates instances: they wait in the scheduler's queue, like calls, then load in a worker.
 
 Load --> a number of its own --> Scheduler --Dispatch--> LOAD --> (`events`)
-Abandon -------------------------> withdrawn    '--Fail--> its calls end
+Abandon -------------------------> withdrawn    '--Fail--> its calls fail
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class ResidentLoads:
         self._now = now
         self._host = host
         self._to = to
-        #: Numbers by which the scheduler knows loads that no worker has begun with.
+        #: Instances whose loads wait in the scheduler, by the number of the load.
         self._loads: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self._loads)
 
     def load(self, command: states.Load) -> None:
-        """Wait for a worker in the scheduler's queue."""
+        """Put a load into the scheduler's queue."""
         name = command.instance
         instance = self._table.get(name)
         assert instance is not None
@@ -71,7 +71,7 @@ class ResidentLoads:
         try:
             gpus = self._gpus.number(first.call.gpus)
         except FlashpoolError as error:
-            # They existed when its calls were accepted.
+            # The GPUs existed when the calls were accepted.
             self._not_loaded(name, outcomes.refused(error))
             return
         load_id = self._calls.new_id()
@@ -80,14 +80,14 @@ class ResidentLoads:
         self._host.do(self._scheduler.submitted(load_id, key, self._now(), gpus=gpus, beside=None))
 
     def abandon(self, command: states.Abandon) -> None:
-        """Take it out of the scheduler's queue."""
+        """Withdraw a load from the scheduler's queue."""
         for load_id, loaded in list(self._loads.items()):
             if loaded == command.instance:
                 del self._loads[load_id]
                 self._scheduler.withdrawn(load_id)
 
     def dispatched(self, load_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
-        """A worker is there for a load."""
+        """Load an instance in the worker that it got."""
         name = self._loads.pop(load_id)
         instance = self._table.get(name)
         assert instance is not None
@@ -114,7 +114,7 @@ class ResidentLoads:
         self._limit_memory(loaded)
 
     def _limit_memory(self, loaded: LoadedInstance) -> None:
-        """Apply the memory limit of the call for which it is created to its constructor."""
+        """Apply the memory limit of the first call to the constructor."""
         worker, limit_mb = loaded.worker, loaded.limit_mb
         if limit_mb is None:
             return
@@ -136,7 +136,7 @@ class ResidentLoads:
         self._not_loaded(name, outcomes.start_failed(key.environment, reason))
 
     def _not_loaded(self, name: str, outcome: Outcome) -> None:
-        """Handle a load that no worker has begun, or will."""
+        """Finish the calls of a load that no worker will begin."""
         reason = outcome.error or ""
         for call_id in self._table.not_loaded(name, reason):
             self._calls.finish(call_id, outcome)
@@ -146,7 +146,7 @@ class ResidentLoads:
 def call_meta(
     call: Call, result_limit: int | None = None, env: Mapping[str, str] | None = None
 ) -> bytes:
-    """Pack how a resident is to load or run it."""
+    """Pack the metadata with which a resident loads an instance or runs a call."""
     return wire.pack_call_meta(
         pickled=call.codec is Codec.PICKLE,
         stream=call.stream,

@@ -1,11 +1,11 @@
 """Chooses residents to close when memory, GPUs or environments run short.
 
-    measure        every second: what residents use, of GPUs too; more than they may
-                   -> InstanceTable.tick
-    give_up        a call waits for GPUs that idle residents hold, or
-                   its zygote cannot start, because residents keep other ones up
+    measure   every second: the memory that residents use, also on GPUs; if above a limit
+              -> InstanceTable.tick
+    evict     a call waits for GPUs that idle residents hold, or
+              its zygote cannot start because residents keep other zygotes up
 
-Only idle ones are closed, the least recently called first.
+Only idle residents are closed, the least recently called first.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .table import InstanceTable
 
 _log = logging.getLogger(__name__)
 
-#: Residents whose memory is looked at in one turn.
+#: Most residents that are measured in one turn.
 _LOOKS: Final = 16
 
 
 class ResidentPressure:
-    """The shares of scarce resources that all residents of a pool use."""
+    """Measures the resources that all residents of a pool use, and evicts residents."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class ResidentPressure:
     # Memory.
 
     def measure(self) -> None:
-        """Measure residents that were called since, or not measured for longest."""
+        """Measure residents that were called since they were measured, the longest ago first."""
         used = [
             loaded for loaded in self._loaded.values() if loaded.used and not loaded.worker.stopping
         ]
@@ -78,7 +78,7 @@ class ResidentPressure:
             self._table.measured(name, loaded.memory_bytes)
 
     def _measure_exactly(self) -> None:
-        """Without counting what they share. A large process takes long, so on a thread."""
+        """Measure all residents with shared pages counted once, on a thread, as it takes long."""
         if self._measuring is None or self._measuring.done():
             self._measuring = _begun(self._measure_all())
 
@@ -92,7 +92,7 @@ class ResidentPressure:
         self._do(self._table.tick(self._now()))
 
     def _measure_gpus(self) -> None:
-        """Ask the driver, which answers on a thread of its own."""
+        """Ask the driver for the residents' GPU memory; a thread does that."""
         holders = {name: loaded for name, loaded in self._loaded.items() if loaded.gpus}
         done = self._measuring_gpus is None or self._measuring_gpus.done()
         if holders and done:
@@ -110,10 +110,10 @@ class ResidentPressure:
         self._do(self._table.tick(self._now()))
 
     def _of_tree(self, reading: Reading | None, pids: set[int]) -> int:
-        """Return what these processes hold of a device.
+        """Return the bytes that these processes hold on a device.
 
-        In a container the driver may not name them. Then all that is in use there beyond what
-        was before counts, for each who is on the device: too much, where several are.
+        In a container, the driver may not name processes. Then the result is all memory in use on
+        the device beyond its level without calls: too much, if several residents share the device.
         """
         if reading is None or reading.used_bytes is None:
             return 0
@@ -123,14 +123,17 @@ class ResidentPressure:
         return max(0, reading.used_bytes - (self._gpus[reading.uuid].level_bytes or 0))
 
     async def close(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         tasks = [task for task in (self._measuring, self._measuring_gpus) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def evict(self, *, crowded: bool) -> None:
-        """Close what keeps a call from running; ``crowded``: for want of an environment's room."""
+        """Close idle residents that keep a call from running.
+
+        ``crowded``: a call waits for another environment's room.
+        """
         if self._gpus.waiting:
             self.evict_for_gpus()
         if crowded:
@@ -145,7 +148,7 @@ class ResidentPressure:
 
     @property
     def idle_gpus(self) -> int:
-        """Devices that calls could have for the asking, because who holds them is idle."""
+        """Return the number of devices that calls could get because their residents are idle."""
         return sum(len(loaded.gpus) for name, loaded in self._loaded.items() if self._is_idle(name))
 
     def _is_idle(self, name: str) -> bool:
@@ -153,9 +156,7 @@ class ResidentPressure:
         return instance is not None and instance.idle
 
     def evict_for_gpus(self) -> None:
-        """Close idle residents, as far as the first call that waits for GPUs needs
-        their devices.
-        """
+        """Close as many idle residents as the first call that waits for GPUs needs."""
         missing = self._gpus.wanted() - len(self._held(closing=True))
         while missing > 0:
             held = self._held(closing=False)
@@ -167,8 +168,9 @@ class ResidentPressure:
             self._do(commands)
 
     def _held(self, *, closing: bool) -> dict[str, str]:
-        """Map devices without a free share to an instance that holds one, among those that close or
-        stay.
+        """Map devices without a free share to an instance that holds them.
+
+        ``closing``: only instances that are closing; otherwise, only the others.
         """
         held: dict[str, str] = {}
         for name, loaded in self._loaded.items():
@@ -183,14 +185,14 @@ class ResidentPressure:
         """Close all residents of one environment, so that another one's zygote may start."""
         kept = {name: self.in_environment(name) for name in self._scheduler.kept_by_residents()}
         if any(all(one.state is InstanceState.CLOSING for one in found) for found in kept.values()):
-            return  # one is about to be free
+            return  # one environment is about to be free
         free = [found for found in kept.values() if all(map(_may_go, found))]
         if free:
             oldest = min(free, key=lambda found: max(one.last_used for one in found))
             self._close(oldest, "another environment needed its room (FLASHPOOL_MAX_ENVIRONMENTS)")
 
     def close_in_environment(self, environment: str, reason: str) -> bool:
-        """Close all its residents, unless one is in use: then none, and False."""
+        """Close all residents of an environment; if any is in use, close none and return False."""
         found = self.in_environment(environment)
         if not all(map(_may_go, found)):
             return False
@@ -198,7 +200,7 @@ class ResidentPressure:
         return True
 
     def in_environment(self, environment: str) -> list[Instance]:
-        """Return instances with a worker in that environment."""
+        """Return the instances with a worker in this environment."""
         found = []
         for name, loaded in self._loaded.items():
             instance = self._table.get(name)

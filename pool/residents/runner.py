@@ -1,4 +1,4 @@
-"""Carries out what the table of instances decides, and tells it what becomes of them.
+"""Carries out what the table of instances decides, and reports events to the table.
 
     Supervisor.submit --want--> InstanceTable.called --Load--> Scheduler --Dispatch--> LOAD
                                     ^    |                                              |
@@ -110,11 +110,11 @@ class ResidentRunner:
     # Calls.
 
     def submit(self, call_id: int) -> None:
-        """Take a call for an instance.
+        """Accept a call for an instance.
 
         Raises:
-            InstanceConflict: there is another one of that name.
-            InstanceLost: it had to be there, and is not.
+            InstanceConflict: a different instance of that name exists.
+            InstanceLost: the call requires an existing instance, which is gone.
         """
         running = self._calls[call_id]
         running.keeper = self
@@ -140,7 +140,7 @@ class ResidentRunner:
             self.limit_waiting(call_id, running, self.table.get(want.instance))
 
     def withdraw(self, call_id: int, running: ActiveCall) -> None:
-        """A call that has not begun has ended."""
+        """Withdraw a call; nothing happens if the call has begun."""
         want = running.call.want
         commands = self.table.withdrawn(call_id, self._now())
         if commands is None or want is None:
@@ -155,13 +155,13 @@ class ResidentRunner:
             self.stop_worker(instance.name, None, None, "no call waited for it any more")
 
     def cancel(self, call_id: int, running: ActiveCall, reason: str) -> None:
-        """End a call that has begun; the supervisor tells its caller."""
+        """Cancel a call that has begun; the supervisor notifies the caller."""
         worker = running.worker
         if worker is not None and worker.instance is not None and not worker.stopping:
             self._interrupt(call_id, worker, None, f"a call in it was cancelled: {reason}")
 
     def stop(self, call_id: int, running: ActiveCall, stop: Stop, *, grace: float) -> None:
-        """End a call that went too far; its end tells why."""
+        """Stop a call that exceeded a limit; ``stop`` becomes its error."""
         worker = running.worker
         if worker is None or worker.instance is None or running.stop is not None:
             return
@@ -172,7 +172,7 @@ class ResidentRunner:
             self.stop_worker(worker.instance, call_id, stop, stop.message, grace=grace)
 
     def _interrupt(self, call_id: int, worker: Worker, stop: Stop | None, reason: str) -> None:
-        """Cancel one of several calls; if that does not help or apply, stop all of them."""
+        """Cancel one of several calls; if that is impossible or in vain, stop the resident."""
         name = worker.instance
         assert name is not None
         instance = self.table.get(name)
@@ -185,7 +185,7 @@ class ResidentRunner:
             if call_id not in worker.calls or worker.stopping:
                 return
             if (left := due - self._calls.beat()) > 0.0:
-                # This process stood still, and perhaps the instance did.
+                # This process was suspended, and perhaps the instance was, too.
                 self._loop.call_later(left, still_there, due)
                 return
             ends = partial(self._worker_set.failed, worker)
@@ -196,21 +196,21 @@ class ResidentRunner:
         self._loop.call_later(grace_s, still_there, self._now() + grace_s)
 
     def credit(self, call_id: int, worker: Worker, items: int) -> None:
-        """Let its generator yield that many more items."""
+        """Let a call's generator yield that many more items."""
         meta = wire.numbered(call_id, wire.CREDIT_META.pack(items))
         self._worker_set.send(worker, wire.CREDIT, meta)
 
-    # What the scheduler decided; of loads, `loading` hears.
+    # What the scheduler decided about calls; for loads, see `loading`.
 
     def granted(self, worker: Worker) -> None:
-        """A resident has the slot it asked for."""
+        """Handle a resident that has got the slot it asked for."""
         assert worker.instance is not None
         self.do(self.table.granted(worker.instance, self._now()))
 
     # What the table decided.
 
     def do(self, commands: Iterable[states.Command]) -> None:
-        """Carry them out."""
+        """Carry out commands of the table."""
         for command in commands:
             self._carry_out[type(command)](command)
 
@@ -252,14 +252,14 @@ class ResidentRunner:
         if limit is not None:
             worker.link.reader.body_limit = limit + EXCEPTION_LIMIT
         overlaps = instance.running[call_id]
-        # Calls that overlap share one process, and so its variables.
+        # Calls that overlap share one process, and so one set of environment variables.
         env = None if call.trace is None or overlaps else call.trace.variables()
         meta = wire.numbered(call_id, call_meta(call, limit, env), overlaps=overlaps)
         self._worker_set.send(worker, wire.CALL, meta, call.body, call.fds)
         self._calls.handed_over(running)
 
     def _output_of(self, running: ActiveCall, loaded: LoadedInstance) -> OutputBuffer:
-        """Return a call's output; the first call's begins with the constructor's output."""
+        """Return a buffer for a call's output; the first call's begins with the constructor's."""
         fresh = OutputBuffer(self._config.output_limit)
         if loaded.heard:
             return fresh
@@ -272,7 +272,7 @@ class ResidentRunner:
         return written
 
     def _close(self, command: states.Close) -> None:
-        """Ask an instance to close; `WorkerSet.check` makes sure that it exits."""
+        """Ask an instance to close; `Watchdog.check` makes sure that its worker exits."""
         worker = self._loaded[command.instance].worker
         _log.info("The instance %s is closed: %s", command.instance, command.reason)
         worker.state.move(WorkerState.EXITING)
@@ -288,7 +288,7 @@ class ResidentRunner:
         *,
         grace: float | None = None,
     ) -> None:
-        """Stop its worker, because of one of its calls or because it is no longer needed."""
+        """Stop an instance's worker; ``culprit``: the call because of which this happens, if any."""
         loaded = self._loaded[name]
         worker = loaded.worker
         self.table.closing(name, reason)
@@ -299,7 +299,7 @@ class ResidentRunner:
     # Time.
 
     def tick(self) -> None:
-        """Close instances that are idle for too long, or use too much."""
+        """Close instances that are idle for too long, or use too much memory."""
         self.pressure.measure()
         self.do(self.table.tick(self._now()))
 
@@ -312,13 +312,13 @@ class ResidentRunner:
         self.do(self.table.release(name, reason, self._now()))
 
     def release_all(self, reason: str) -> None:
-        """Close all when their calls are over."""
+        """Close all instances when their calls are over."""
         for instance in list(self.table):
             self.release(instance.name, reason)
 
     @property
     def any_remaining(self) -> bool:
-        """Return whether there are instances, including closing ones."""
+        """Return whether any instance is left, even if it is closing."""
         return len(self.table) > 0
 
     @property
@@ -327,22 +327,22 @@ class ResidentRunner:
         return any(one.state is InstanceState.CLOSING for one in self.table)
 
     def gpus_of(self, instance: Instance) -> tuple[str, ...]:
-        """The devices it holds."""
+        """Return the GPUs that an instance holds."""
         loaded = self._loaded.get(instance.name)
         return loaded.gpus if loaded is not None else ()
 
     def worker_of(self, instance: Instance) -> Worker | None:
-        """Return its worker, if it has one."""
+        """Return an instance's worker, if it has one."""
         loaded = self._loaded.get(instance.name)
         return loaded.worker if loaded is not None else None
 
     # Parts.
 
     def variables(self, worker: Worker, call: Call, gpus: tuple[str, ...]) -> Mapping[str, str]:
-        """Return the variables of an instance that this worker creates for the call.
+        """Return the environment variables of an instance that this worker creates for the call.
 
         Raises:
-            OSError: its scratch directory cannot be made.
+            OSError: the scratch directory cannot be created.
         """
         env = self._gpus.variables(gpus, call.env)
         if not call.scratch:
@@ -351,8 +351,8 @@ class ResidentRunner:
         return self._scratch.variables(worker.scratch, env)
 
     def limit_waiting(self, call_id: int, running: ActiveCall, instance: Instance | None) -> None:
-        """Limit how long a call may wait: for the creation of its instance as long as it may run,
-        else as for a slot.
+        """Limit how long a call may wait: while its instance is being created, by the limit for
+        running; otherwise, by the limit for waiting.
         """
         if instance is not None and instance.state is InstanceState.LOADING:
             self._calls.limit(running, running.limits.run_s, self._load_too_long, call_id)

@@ -9,17 +9,17 @@ from typing import Final, NamedTuple
 
 from flashpool.pool.calls import InstanceRequest
 
-#: Deaths while loading within `CRASH_WINDOW_S` after which no further attempt is made.
+#: After so many deaths while loading within `CRASH_WINDOW_S`, loading is not tried for a while.
 CRASHES: Final = 3
 CRASH_WINDOW_S: Final = 60.0
-#: Seconds after which one closes that was called once, by a caller that gave it no name.
+#: Seconds after which an idle instance closes that has no name and was called at most once.
 UNNAMED_IDLE_S: Final = 60.0
-#: Instances that are no more, but whose generation and end are remembered.
+#: Most instances whose generation and end are remembered after they are gone.
 REMEMBERED: Final = 4096
 
 
 class Load(NamedTuple):
-    """Have a worker load it; `loading`, then `loaded`, `not_loaded` or `gone` follow."""
+    """Have a worker load an instance; `loading`, then `loaded`, `not_loaded` or `gone` follow."""
 
     instance: str
 
@@ -31,15 +31,16 @@ class Abandon(NamedTuple):
 
 
 class WantSlot(NamedTuple):
-    """Ask for a slot: calls wait for it since that time; answer with `granted`."""
+    """Ask for a slot, for which calls have waited since ``since``; `granted` follows."""
 
     instance: str
     since: float
 
 
 class KeepSlot(NamedTuple):
-    """Pass its slot to its next call, which waits since then, unless another has waited longer;
-    answer with `granted`.
+    """Keep the slot for the instance's next call, unless a call elsewhere has waited longer.
+
+    ``since``: when the next call arrived. `granted` follows.
     """
 
     instance: str
@@ -47,27 +48,27 @@ class KeepSlot(NamedTuple):
 
 
 class ReleaseSlot(NamedTuple):
-    """Release its slot: nothing runs in it."""
+    """Release the instance's slot: no call runs in it."""
 
     instance: str
 
 
 class Invoke(NamedTuple):
-    """Hand it the call."""
+    """Send the call to the instance."""
 
     call: int
     instance: str
 
 
 class Close(NamedTuple):
-    """Let it close itself, then end its worker; `gone` follows."""
+    """Let the instance close itself, after which its worker exits; `gone` follows."""
 
     instance: str
     reason: str
 
 
 class Refuse(NamedTuple):
-    """End a waiting call: its instance cannot be loaded, because of ``reason``."""
+    """Fail a waiting call: its instance cannot be loaded, because of ``reason``."""
 
     call: int
     instance: str
@@ -75,7 +76,7 @@ class Refuse(NamedTuple):
 
 
 class Lose(NamedTuple):
-    """End a waiting call: the instance that it requires no longer exists, because of ``reason``."""
+    """Fail a waiting call: the instance it requires no longer exists, because of ``reason``."""
 
     call: int
     instance: str
@@ -88,13 +89,13 @@ Command = Load | Abandon | WantSlot | KeepSlot | ReleaseSlot | Invoke | Close | 
 class InstanceState(enum.Enum):
     """States of an instance."""
 
-    #: It was called; there is no room for it, or its previous worker has not exited yet.
+    #: It was called; no room is free yet.
     PENDING = "pending"
     #: It waits for a worker.
     WANTED = "wanted"
     LOADING = "loading"
     READY = "ready"
-    #: It was asked to close, or its worker is being stopped; its process tree still exists. The
+    #: It was asked to close, or its worker is being stopped; the process tree still exists. The
     #: stats document calls this state ``leaving``.
     CLOSING = "leaving"
 
@@ -105,16 +106,16 @@ class ResidentPolicy:
 
     #: Instances that may have a worker at once.
     limit: int = 16
-    #: Seconds without a call after which one is closed; None: never.
+    #: Seconds without a call after which an instance is closed; None: never.
     idle_s: float | None = 900.0
-    #: Bytes that all together may use before idle ones are closed; None: no limit.
+    #: Bytes that all instances together may use before idle ones are closed; None: no limit.
     memory_bytes: int | None = None
     #: The same for GPU memory.
     gpu_bytes: int | None = None
 
 
 class Conflict(Exception):
-    """An instance of that name with other code exists."""
+    """An instance of that name exists, with other code."""
 
 
 class NotThere(Exception):
@@ -136,7 +137,7 @@ class Instance:
     """One instance name, and the instance that exists under it now."""
 
     name: str
-    #: The request from which it is, or was last, created.
+    #: The request from which the instance is, or was last, created.
     want: InstanceRequest
     generation: int
     #: Why the previous generation ended; None: this is the first.
@@ -147,13 +148,13 @@ class Instance:
     calls: int = 0
     #: Waiting calls, in the order of their arrival.
     waiting: dict[int, WaitingCall] = field(default_factory=dict)
-    #: Running calls, and whether they may overlap.
+    #: Running calls, and whether each may overlap others.
     running: dict[int, bool] = field(default_factory=dict)
-    #: Methods whose calls may overlap; known once it is loaded.
+    #: Methods whose calls may overlap; known once the instance is loaded.
     overlapping: frozenset[str] = frozenset()
     has_slot: bool = False
     asked_slot: bool = False
-    #: Why it is closed once its calls are over; or empty.
+    #: Why the instance is closed once its calls are over; empty: it is not.
     released: str = ""
     why_closed: str = ""
     crashes: deque[float] = field(default_factory=deque)
@@ -162,12 +163,12 @@ class Instance:
 
     @property
     def passing(self) -> bool:
-        """Return whether it is unlikely to be called again: unnamed, or never used."""
+        """Return whether another call is unlikely: unnamed, and called at most once."""
         return self.want.unnamed and self.calls <= 1
 
     @property
     def idle(self) -> bool:
-        """Return whether it is loaded and not needed now."""
+        """Return whether the instance is loaded, and no call runs or waits."""
         return self.state is InstanceState.READY and not self.running and not self.waiting
 
     @property
@@ -177,23 +178,23 @@ class Instance:
 
     @property
     def next_is_anew(self) -> bool:
-        """Return whether it must be closed before any waiting call can begin."""
+        """Return whether the instance must be replaced before the first waiting call can begin."""
         return next((one.anew for one in self.waiting.values()), False)
 
     @property
     def code_at_the_end(self) -> object:
-        """The code that a call gets which joins the wait queue now."""
+        """Return the code of the instance that a call gets if it joins the wait queue now."""
         for one in reversed(self.waiting.values()):
             if one.anew:
                 return one.want.code
         if self.state not in (InstanceState.LOADING, InstanceState.READY):
             for one in self.waiting.values():
-                return one.want.code  # it will be made for the first that waits
+                return one.want.code  # the next instance is created for the first waiting call
         return self.want.code
 
     def heir(self, call: int) -> WaitingCall | None:
-        """Return the call that gets what was to be created for a withdrawn call: the next one
-        behind it.
+        """Return the call for which a new instance is created in place of a withdrawn call: the
+        next call behind it.
         """
         if not self.waiting[call].anew:
             return None
@@ -216,9 +217,9 @@ class Instance:
 
 
 class Past(NamedTuple):
-    """What is remembered of an instance that no longer exists."""
+    """What is remembered about an instance that no longer exists."""
 
-    #: Of the last instance that was created, or begun; 0: none.
+    #: The generation of the last instance whose creation had begun; 0: none.
     generation: int
     reason: str
     crashes: deque[float]
@@ -231,11 +232,11 @@ class History:
         self._past: OrderedDict[str, Past] = OrderedDict()
 
     def of(self, name: str) -> Past | None:
-        """The one before, if there was any."""
+        """Return the past of a name, if any."""
         return self._past.get(name)
 
     def next_of(self, want: InstanceRequest) -> Instance:
-        """The one to be made now under a name."""
+        """Return the next instance under a name, to be created now."""
         past = self._past.get(want.instance)
         if past is None:
             return Instance(want.instance, want, 1)
@@ -254,7 +255,7 @@ class History:
             self._past.popitem(last=False)
 
     def crash_loop(self, instance: Instance, now: float) -> str:
-        """Return why an instance that died repeatedly while loading is not tried now; or empty."""
+        """Return why an instance that died repeatedly while loading is not loaded now; or empty."""
         crashes = instance.crashes
         while crashes and now - crashes[0] > CRASH_WINDOW_S:
             crashes.popleft()
@@ -273,7 +274,7 @@ def check_there(want: InstanceRequest, instance: Instance | None, past: Past | N
     """Check whether a call that requires an existing instance may wait for it.
 
     Raises:
-        NotThere: it is not there.
+        NotThere: the instance does not exist.
     """
     if instance is not None and want.generation in (0, instance.generation):
         if instance.state is not InstanceState.CLOSING:

@@ -1,6 +1,6 @@
-"""Class instances that live on in workers: decisions only. No clock, no process in here.
+"""Class instances that live on in workers: decisions only, without clocks or processes.
 
-    called, withdrawn                            Load, Abandon, WantSlot, GoOn, ReleaseSlot
+    called, withdrawn                            Load, Abandon, WantSlot, KeepSlot, ReleaseSlot
     loading, loaded, not_loaded        --->      Invoke, Close, Refuse, Lose
     granted, answered, closing, gone
     measured, needed, tick
@@ -14,20 +14,20 @@ An instance and its moves::
 
 The rules:
 
-* The first call for an instance has it loaded, once, however many follow; they wait for it.
-* Its calls begin in the order of their arrival. Those to methods that may overlap (async
-  ones) run together, up to its concurrency; every other one runs alone.
-* A call that wants it anew waits its turn like any other. When it comes, the instance that
-  is there closes, and another one is made for this call; those behind it get that one.
-* It holds a CPU slot while a call runs in it, and none while it is idle; what GPUs it was
-  given it keeps for as long as its worker lives.
-* At most ``limit`` have a worker. For one more, the one that is idle for longest is closed
-  first; while none is idle, the new one waits. Loading or called ones are never closed. Those
-  that were called once, by a caller that gave them no name, go before all others.
-* One that died, was closed or replaced is loaded again by the next call that allows it,
-  with a ``generation`` one higher; calls that wait and insist on the one that was are told.
-  One whose loading killed its worker `CRASHES` times within `CRASH_WINDOW_S` is not loaded
-  again until that time is over.
+* The first call for an instance has it loaded; calls that follow wait for the same instance.
+* The calls of an instance begin in the order of their arrival. Calls to methods that may overlap
+  (async methods) run together, up to the concurrency; every other call runs alone.
+* A call that wants a new instance waits its turn like any other. At its turn, the existing instance
+  closes, and a new one is created for this call; calls behind it get the new instance.
+* An instance holds a slot while a call runs in it, and none while it is idle. It keeps its GPUs as
+  long as its worker lives.
+* At most ``limit`` instances have a worker. If one more is called, the instance that is idle for
+  longest is closed first; if no instance is idle, the new one waits. Instances that load or run
+  calls are never closed. Unnamed instances that were called at most once are closed before others.
+* An instance that died, was closed or was replaced is loaded again by the next call that allows
+  that, with a ``generation`` higher by one; waiting calls that require the old instance fail.
+  An instance whose worker died `CRASHES` times while loading, within `CRASH_WINDOW_S`, is not
+  loaded again until that time is over.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class InstanceTable:
 
     def __init__(self, policy: ResidentPolicy) -> None:
         self.policy = policy
-        #: Calls that wait for an instance, or in one.
+        #: Number of calls that wait: for their instance, or for their turn in it.
         self.waiting = 0
         self._instances: dict[str, Instance] = {}
         #: Instances that wait for room.
@@ -78,17 +78,17 @@ class InstanceTable:
         return len(self._instances)
 
     def get(self, name: str) -> Instance | None:
-        """Return the instance of that name."""
+        """Return the instance of that name, if any."""
         return self._instances.get(name)
 
     # Calls.
 
     def called(self, call: int, want: InstanceRequest, now: float) -> list[Command]:
-        """A call for an instance arrived.
+        """Handle a new call for an instance.
 
         Raises:
             Conflict: the instance has other code; nothing was changed.
-            NotThere: it had to be there, and is not; nothing was changed.
+            NotThere: the call requires an existing instance, which is gone; nothing was changed.
         """
         instance, anew = self._wanted(want)
         instance.waiting[call] = WaitingCall(want, now, anew)
@@ -102,7 +102,7 @@ class InstanceTable:
         return self._refuse(instance, refusal) if refusal else self._fill_room()
 
     def withdrawn(self, call: int, now: float) -> list[Command] | None:
-        """A call is cancelled or timed out; None when it runs already, or is not of here."""
+        """Withdraw a call that waits; return None if the call runs already, or is unknown."""
         instance = self._of_call.get(call)
         if instance is None or call not in instance.waiting:
             return None
@@ -120,7 +120,7 @@ class InstanceTable:
         return self._close_released(instance)
 
     def answered(self, call: int, now: float) -> list[Command]:
-        """A call that ran is over; the instance lives."""
+        """Handle the end of a call that ran; the instance lives on."""
         instance = self._of_call.pop(call, None)
         if instance is None:
             return []
@@ -134,7 +134,10 @@ class InstanceTable:
     # Instances.
 
     def loading(self, name: str) -> int:
-        """A worker begins to load it, and has a slot; the call whose class and arguments count."""
+        """Handle a worker that begins to load an instance, and holds a slot.
+
+        Returns the call for whose class and arguments the instance is created.
+        """
         instance = self._instances[name]
         instance.state, instance.has_slot = InstanceState.LOADING, True
         first = next(iter(instance.waiting))
@@ -143,7 +146,7 @@ class InstanceTable:
         return first
 
     def loaded(self, name: str, overlapping: Iterable[str], now: float) -> list[Command]:
-        """Note that it can be called; these methods may overlap."""
+        """Handle an instance that is loaded; ``overlapping``: methods whose calls may overlap."""
         instance = self._instances[name]
         instance.state = InstanceState.READY
         instance.overlapping = frozenset(overlapping)
@@ -152,9 +155,9 @@ class InstanceTable:
         return self._settle(instance, now) + self._fill_room()
 
     def not_loaded(self, name: str, reason: str, crashed_at: float | None = None) -> list[int]:
-        """Note that it could not be loaded; return its waiting calls. `gone` follows.
+        """Handle an instance that could not be loaded; return its waiting calls. `gone` follows.
 
-        ``crashed_at``: when its worker died of it.
+        ``crashed_at``: when the worker died while loading, if it did.
         """
         instance = self._instances[name]
         if crashed_at is not None:
@@ -166,16 +169,16 @@ class InstanceTable:
         return calls
 
     def closing(self, name: str, reason: str) -> None:
-        """Note that it closes, or its worker is stopped: it gets no more calls. `gone` follows."""
+        """Handle an instance that closes or is stopped: it gets no more calls. `gone` follows."""
         instance = self._instances[name]
         self._pending.pop(name, None)
         instance.state = InstanceState.CLOSING
         instance.why_closed = instance.why_closed or reason
 
     def gone(self, name: str, reason: str, now: float, *, unmade: bool = False) -> list[Command]:
-        """Note that its process tree is gone, and the calls that ran in it have ended.
+        """Handle an instance whose process tree is gone; the calls that ran in it have finished.
 
-        ``unmade``: its worker died by itself before it began to make it.
+        ``unmade``: the worker died by itself before it began to create the instance.
         """
         instance = self._instances[name]
         for call in list(instance.running):
@@ -190,11 +193,11 @@ class InstanceTable:
         return commands + self._fill_room()
 
     def granted(self, name: str, now: float) -> list[Command]:
-        """Note that it has a slot."""
+        """Handle an instance that has got a slot."""
         instance = self._instances[name]
         instance.asked_slot = False
         if instance.state is not InstanceState.READY:
-            # It was closed meanwhile, because its calls were cancelled.
+            # The instance was closed meanwhile, because its calls were cancelled.
             return [ReleaseSlot(name)]
         instance.has_slot = True
         return self._settle(instance, now)
@@ -202,37 +205,33 @@ class InstanceTable:
     # Eviction.
 
     def tick(self, now: float) -> list[Command]:
-        """Close instances that are idle for too long, or use too much. Call it about
-        every second.
-        """
+        """Close instances that are idle for too long, or use too much; called every second."""
         commands: list[Command] = []
         for name, reason in due(self, self.policy, now).items():
             commands += self._close(self._instances[name], reason)
         return commands
 
     def measured(self, name: str, memory_bytes: int) -> None:
-        """Record the memory of its process tree."""
+        """Record the memory of an instance's process tree."""
         instance = self._instances.get(name)
         if instance is not None:
             instance.memory_bytes = memory_bytes
 
     def measured_on_gpus(self, name: str, gpu_bytes: int) -> None:
-        """Record the GPU memory of its process tree."""
+        """Record the GPU memory of an instance's process tree."""
         instance = self._instances.get(name)
         if instance is not None:
             instance.gpu_bytes = gpu_bytes
 
     def needed(self, holders: Iterable[str], reason: str) -> list[Command]:
-        """Close the instance of these that is idle longest, if any, because a call needs what it
-        holds.
-        """
+        """Close one idle instance among these, if any: `dispensable` chooses which."""
         idle = [one for name in holders if (one := self._instances.get(name)) and one.idle]
         return self._close(min(idle, key=dispensable), reason) if idle else []
 
     def close_idle(
         self, reason: str, which: Callable[[Instance], bool] | None = None
     ) -> list[Command]:
-        """Close all idle instances among these that are not needed now."""
+        """Close all idle instances, or those for which ``which`` returns true."""
         return [
             command
             for instance in list(self._instances.values())
@@ -241,7 +240,7 @@ class InstanceTable:
         ]
 
     def release(self, name: str, reason: str, now: float) -> list[Command]:
-        """Close it when its calls are over: its owner no longer needs it."""
+        """Close an instance when its calls are over: its owner no longer needs it."""
         instance = self._instances.get(name)
         if instance is None:
             return []
@@ -251,7 +250,7 @@ class InstanceTable:
     # Decisions.
 
     def _wanted(self, want: InstanceRequest) -> tuple[Instance, bool]:
-        """Return the instance of a call, and whether it must first be created for it."""
+        """Return the instance of a call, and whether the call needs a new one under that name."""
         instance = self._instances.get(want.instance)
         if want.must_exist:
             check_there(want, instance, self._history.of(want.instance))
@@ -262,7 +261,8 @@ class InstanceTable:
         unmade = instance.state is InstanceState.CLOSING and not instance.waiting
         if not (want.anew or unmade) and want.code != instance.code_at_the_end:
             raise Conflict
-        # The next instance goes to the first waiting call, whatever that asks for.
+        # The next instance is created for the first waiting call, whether it asks for a new one or
+        # not.
         return instance, want.anew and not unmade
 
     def _refuse(self, instance: Instance, reason: str) -> list[Command]:
@@ -292,10 +292,9 @@ class InstanceTable:
         return self._close(instance, instance.released)
 
     def _release_slot(self, instance: Instance) -> list[Command]:
-        """Give the slot back when nothing runs.
+        """Release the slot if no call runs, even if calls wait: other calls may have waited longer.
 
-        Also if more calls wait, because calls of others may have waited longer. An instance whose
-        worker is being stopped keeps its slot until the worker is gone.
+        An instance whose worker is being stopped keeps its slot until the worker is gone.
         """
         if instance.running or not instance.has_slot or instance.state is not InstanceState.READY:
             return []
@@ -303,7 +302,7 @@ class InstanceTable:
         return [ReleaseSlot(instance.name)]
 
     def _invoke(self, instance: Instance, now: float) -> list[Command]:
-        """Begin the calls that may run now, in the order of their arrival."""
+        """Begin waiting calls that may run now, in the order of their arrival."""
         commands: list[Command] = []
         concurrency = instance.want.concurrency
         while (call := next(iter(instance.waiting), None)) is not None:
@@ -322,7 +321,7 @@ class InstanceTable:
         return commands
 
     def _fill_room(self) -> list[Command]:
-        """Load instances that wait for room, the longest first, and make room for the others."""
+        """Load instances that wait for room, oldest first, and close idle ones for the others."""
         if not self._pending:
             return []
         commands: list[Command] = []
@@ -346,7 +345,7 @@ class InstanceTable:
         return [*commands, Close(instance.name, reason)]
 
     def _again(self, instance: Instance, reason: str, now: float, *, made: bool) -> list[Command]:
-        """Load an instance that is gone again if calls wait for it, unless that is hopeless."""
+        """Create an instance for calls that wait for one that is gone, unless in a crash loop."""
         lost: list[Command] = []
         for call in instance.insisting() if made else ():
             self._forget(instance, call)
@@ -385,7 +384,7 @@ class InstanceTable:
 
 
 def _goes_on(instance: Instance) -> bool:
-    """Return whether its next call could begin at once."""
+    """Return whether the instance's next call could begin at once."""
     ready = instance.state is InstanceState.READY and instance.has_slot and not instance.running
     return ready and bool(instance.waiting) and not instance.next_is_anew
 

@@ -77,7 +77,7 @@ class WorkerListener(Protocol):
         """flashpool's own code for the worker raised this error: the worker's calls fail."""
 
     def worker_stuck(self, worker: Worker) -> None:
-        """The worker was killed and still exists, or disappeared without a report: its call fails."""
+        """The worker was killed and still exists, or vanished without a report: its call fails."""
 
     def worker_dead(self, worker: Worker) -> None:
         """The worker is dead, or considered dead; processes that it started may remain."""

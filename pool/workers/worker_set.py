@@ -99,7 +99,7 @@ class WorkerSet:
         return len(workers)
 
     def _is_new(self, zygote: ZygoteProcess, pid: int) -> bool:
-        """Return whether no living worker has this pid; a zygote may report the same worker twice."""
+        """Return whether no living worker has this pid; a zygote may report a worker twice."""
         before = self._by_pid.get((zygote.process.pid, pid))
         if before is not None and before.status is not None:
             self.forget(before)

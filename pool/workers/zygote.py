@@ -256,7 +256,7 @@ class ZygoteProcess:
 
     @property
     def was_killed(self) -> bool:
-        """Return whether, as far as is known, the zygote was killed from outside, not for a fault."""
+        """Return whether the zygote was killed from outside, not for a fault, as far as known."""
         code = self.process.returncode
         killed = code is not None and (code < 0 or code == 128 + signal.SIGKILL)
         return killed and not self.failed

@@ -197,7 +197,7 @@ class ZygoteSet:
         self.history.forget(environment)
 
     def retire_all(self) -> None:
-        """Ask every zygote to exit; kill those that are still starting and cannot read the request."""
+        """Ask every zygote to exit; kill those still starting, which cannot read the request."""
         for zygote in list(self._up.values()):
             self.retire(zygote)
             if zygote.ready_at is None:
@@ -336,7 +336,7 @@ class ZygoteSet:
             self._poller.forget(zygote.words_fd)
 
     def _on_guard_exit(self, zygote: ZygoteProcess, _fd: int, _writable: bool) -> None:
-        """Handle a guard's exit: all processes below are gone, the last messages are in the socket."""
+        """Handle a guard's exit: all below are gone, and the last messages are in the sockets."""
         if zygote.process.poll() is None:
             return  # The event was for an earlier descriptor with the same number.
         self._on_control(zygote, zygote.control_fd, False)

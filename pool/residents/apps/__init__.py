@@ -1,1 +1,1 @@
-"""Workers that have a deployed app: `table` and `states` decide, the others carry it out."""
+"""Workers that serve a deployed app: `table` and `states` decide, the other modules act."""

@@ -1,4 +1,4 @@
-"""All apps of a pool, and what they share: the scheduler's numbers for loads, and the end."""
+"""All apps of a pool: opening and closing them, and the loads that the scheduler decides about."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flashpool.pool.workers.worker import Worker
 from .runner import AppRunner
 from .workers import AppSurroundings, AppWorkers
 
-#: The code that WebSockets are closed with.
+#: The close code of WebSockets when the server stops.
 _RESTARTS: Final = 1012
 
 
@@ -24,11 +24,11 @@ class AppSet:
     def __init__(self, pool: AppSurroundings) -> None:
         self._pool = pool
         self._apps: list[AppRunner] = []
-        #: Numbers of workers, by the names of apps: an app that replaces one continues counting.
+        #: Numbers for workers, by app name: an app that replaces another continues counting.
         self._numbers: dict[str, Iterator[int]] = {}
 
     def open(self, app: App, find: Callable[[App], Awaitable[str]]) -> AppRunner:
-        """Serve an app from now on; ``find`` names its environment, and makes it if need be."""
+        """Serve an app from now on; ``find`` returns its environment's name, and may build it."""
         runner = AppRunner(
             app,
             grace_s=self._pool.config.grace_s,
@@ -43,14 +43,14 @@ class AppSet:
         runner.start()
         return runner
 
-    # What the scheduler decided of loads.
+    # What the scheduler decided about loads.
 
     def takes(self, load_id: int) -> bool:
-        """Return whether a number is the load of an app."""
+        """Return whether this number is that of an app's load."""
         return load_id in self._pool.loads
 
     def dispatched(self, load_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
-        """A worker is there for a load."""
+        """Give a load its worker."""
         self._pool.loads.pop(load_id)(worker, gpus, "")
 
     def not_started(self, load_id: int, reason: str) -> None:
@@ -65,12 +65,12 @@ class AppSet:
 
     @property
     def busy(self) -> int:
-        """Requests, of all apps, that have not ended."""
+        """Return the number of requests, of all apps, that have not ended."""
         return sum(one.busy for one in self._apps)
 
     @property
     def any_remaining(self) -> bool:
-        """Return whether there are workers, including closing ones."""
+        """Return whether any worker is left, even if it is closing."""
         return any(len(one.workers) for one in self._apps)
 
     @property
@@ -79,12 +79,12 @@ class AppSet:
         return any(one.table.closing and len(one.workers) for one in self._apps)
 
     def drain(self) -> None:
-        """Requests are to end by themselves; WebSockets would not."""
+        """Let requests end by themselves, and close WebSockets, which would not."""
         for one in self._apps:
             one.end_sockets(_RESTARTS, "the server stops")
 
     def close_idle(self) -> None:
-        """Let the workers of those shut down that have no request."""
+        """Let the workers of apps without requests shut down."""
         for one in self._apps:
             if not one.busy:
                 one.close()

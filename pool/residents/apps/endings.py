@@ -1,4 +1,4 @@
-"""Messages for requests that the app has not answered."""
+"""The ends of requests that the app has not answered, with their messages."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ _HOW = {
 
 
 def of_task(how: int) -> AppEnd | None:
-    """Return the end of a request whose task is over; ``how`` is the worker's report; None if it is
-    no failure.
+    """Return the end of a request whose task is over; None for a way of ending that is unknown.
+
+    ``how``: the worker's report.
     """
     found = _HOW.get(how)
     return None if found is None else AppEnd(kind=found[0], error_type=found[1], began=True)
 
 
 def late(live: LiveRequest, queue_timeout_s: float | None) -> AppEnd:
-    """Return the end of a request whose time is over."""
+    """Return the end of a request that exceeded a time limit."""
     limit = live.limit_s
     if live.worker is None:
         phase = "queue"
@@ -44,7 +45,7 @@ def late(live: LiveRequest, queue_timeout_s: float | None) -> AppEnd:
 
 
 def lost(command: states.LoseRequest, cause: Cause) -> AppEnd:
-    """Return the end of a request whose worker died of this cause."""
+    """Return the end of a request whose worker died from this cause."""
     message, kind, error_type = cause.message, EndKind.CRASHED, cause.error_type
     if command.sibling:
         message = f"its worker was ended because of another request: {cause.message}"
@@ -53,7 +54,7 @@ def lost(command: states.LoseRequest, cause: Cause) -> AppEnd:
 
 
 def not_loaded(failure: str) -> AppEnd:
-    """The app cannot be loaded."""
+    """Return the end of a request whose app cannot be loaded."""
     message = f"the application cannot be loaded: {failure}"
     return AppEnd(kind=EndKind.FAILED, error_type="AppNotLoaded", message=message)
 
@@ -69,6 +70,6 @@ def too_many(waiting: int) -> AppEnd:
 
 
 def target(fields: Iterable[bytes]) -> str:
-    """Method and path of a request, for people."""
+    """Return method and path of a request, for messages."""
     _, method, _, path, *_ = fields
     return f"{method.decode()} {path.decode('utf-8', 'backslashreplace')!r}"

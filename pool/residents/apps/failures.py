@@ -1,4 +1,4 @@
-"""Decides whether an app's own fault keeps it from loading, or something temporary."""
+"""Decides whether a load failed because of the app itself, or for a temporary cause."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Final
 
 from flashpool.pool.exit_causes import Cause
 
-#: A detail of the cause if no worker is available.
+#: The detail that marks a cause as "no worker is available".
 NO_WORKER: Final = "no_worker"
-#: Failures of an environment that repeat unless the request changes.
+#: Failures of an environment that repeat unless the app changes.
 _OWN: Final = frozenset(
     {
         *("InterpreterMissing", "ResolutionFailed", "SourceRefused", "VerificationFailed"),
@@ -20,9 +20,8 @@ _OWN: Final = frozenset(
 def passes(cause: Cause) -> bool:
     """Return whether loading may succeed later, with an unchanged app.
 
-    What the app itself does, including a death, is its own fault. So are failures of its
-    environment that the index or packages report; not so a missing index, volume, disk space or
-    GPU.
+    An error or death in the app is its own fault. So are failures of its environment that the index
+    or its packages cause; a missing index, volume, disk space or GPU is temporary.
     """
     details = cause.details
     if "kind" in details:

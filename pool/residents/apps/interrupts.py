@@ -1,8 +1,8 @@
-"""Requests that end before their answers do, and what that means for their workers.
+"""Requests that end before their answers do, and the effect on their workers.
 
-leave   its client has left: the app hears of it, and after the grace its task is cancelled
-late    its time is over: its task is cancelled at once; when that does not end it within the
-        grace, its worker is killed, unless nobody else is in its way
+leave   the client has disconnected: the app is notified, and after the grace the task is cancelled
+late    the time limit has passed: the task is cancelled at once; if the task goes on after the
+        grace, the worker is killed
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .workers import AppWorkers
 
 _log = logging.getLogger(__name__)
 
-#: The code that a WebSocket is closed with because nothing happens on it.
+#: The close code of a WebSocket that was idle for too long.
 _IDLE = 1001
 
 
@@ -50,11 +50,11 @@ class Interrupts:
         self._isolated = isolated
         self._do = do
         self._loop = asyncio.get_running_loop()
-        #: Interrupted requests for which no worker is ended that others are in.
+        #: Interrupted requests whose worker is not killed while it has other requests.
         self._sparing: set[int] = set()
 
     def leave(self, number: int, code: int = 1006, reason: str = "") -> None:
-        """Nobody waits for the answer any more; a WebSocket's client has closed it so."""
+        """Handle a client's disconnect; of a WebSocket: its close, with this code and reason."""
         live = self._traffic.get(number)
         if live is None or live.sink is None:
             return
@@ -80,18 +80,18 @@ class Interrupts:
             self._workers.send(live.worker, wire.CANCEL, wire.NUMBER.pack(number))
 
     def end_sockets(self, code: int, reason: str) -> None:
-        """Close all WebSockets, which would not end by themselves."""
+        """Close all WebSockets of the app."""
         for live in self._traffic:
             if live.socket and live.sink is not None:
                 live.sink.closed(code, reason)  # type: ignore[attr-defined]
                 self.leave(live.number, code, reason)
 
     def late(self, live: LiveRequest) -> None:
-        """Handle a request whose time is over."""
+        """End a request that exceeded a time limit."""
         number, sink = live.number, live.sink
         end = endings.late(live, self._app.queue_timeout_s)
         if live.socket:
-            # It delays nothing: it is closed, as if its client had left.
+            # An idle WebSocket delays nothing: it is closed, as if its client had disconnected.
             self.leave(number, _IDLE, end.message)
         elif live.isolated:
             live.sink = None
@@ -107,9 +107,9 @@ class Interrupts:
             sink.ended(end)
 
     def ask(self, number: int, *, spares: bool) -> None:
-        """Cancel a request, and end its worker if that does not help within the grace.
+        """Cancel a request, and kill its worker if the request has not ended after the grace.
 
-        ``spares``: not while others are in that worker.
+        ``spares``: do not kill the worker while it has other requests.
         """
         live = self._traffic.get(number)
         if live is None:
@@ -128,7 +128,7 @@ class Interrupts:
     # What the table decided.
 
     def interrupt(self, command: states.Interrupt) -> None:
-        """Cancel its task, and check again after the grace."""
+        """Cancel the task of a request, and check after the grace whether it has ended."""
         number = command.request
         self._workers.send(command.worker, wire.CANCEL, wire.NUMBER.pack(number))
         self._loop.call_later(self._grace_s, self._grace_over, number)
@@ -141,7 +141,7 @@ class Interrupts:
         self._do(self._table.grace_over(number))
 
     def kill(self, command: states.KillWorker) -> None:
-        """Kill a worker that a request does not leave."""
+        """Kill a worker in which a request goes on after it was cancelled."""
         live = self._traffic.get(command.culprit)
         what = endings.target(live.fields) if live is not None else "a request"
         message = (

@@ -1,12 +1,13 @@
 """Runs requests in processes of their own: forked, loaded, used once, closed.
 
-That process loads the app's module, and no zygote does: threads that it starts and devices that it
-opens belong to the process. Modules that it imports from elsewhere are in the zygote if forks may
-inherit them. So most of the start-up is saved; if not, `slow_because` says why.
+That process loads the app's module, and no zygote does: threads that the module starts and devices
+that it opens belong to the process. Modules that the app imports from elsewhere are preloaded in
+the zygote if forks may inherit them. This saves most of the start-up; if not, `slow_because` says
+why.
 
-    take --start--> loading --loaded--> running --answered, its task over--> closing --> gone
+    take --start--> loading --loaded--> running --answered, task over--> closing --> gone
       |                |                   |
-      '-- no room      '-- it dies: 503    '-- it dies: 502; too long: cancelled, then killed
+      '-- no room      '-- dies: 503       '-- dies: 502; too long: cancelled, then killed
 
 Each process holds a slot, and its GPUs, until it has exited; so at most as many run as the pool has
 slots, and others wait like loads. No other request is in such a process, so none is lost with it.
@@ -32,17 +33,17 @@ from .workers import AppWorkers
 
 _log = logging.getLogger(__name__)
 
-#: Seconds of loading from which on the cost of each request is reported.
+#: Seconds of loading above which the cost is reported, as each request pays it.
 _SLOW_S: Final = 0.1
-#: The reason of modules that are not preloaded because they do not exist.
+#: Begins the reason why a module that does not exist is not preloaded.
 _NOT_THERE: Final = "ModuleNotFoundError"
 
-#: Modules that a reason names.
+#: Most modules that a reason names.
 _NAMED: Final = 3
 
 
 def slow_because(zygote: ZygoteProcess) -> str:
-    """Why loading the app in a process of this zygote's takes long."""
+    """Return why loading the app in a process of this zygote takes long."""
     if zygote.method != "fork":
         return "its processes are not forked, but started one by one"
     if not zygote.has_preloaded:
@@ -75,13 +76,13 @@ class IsolatedRequests:
         self._workers = workers
         self._start = start
         self._loop = asyncio.get_running_loop()
-        #: The request of each worker, by their numbers; None: it is over, or not awaited.
+        #: The request of each worker, by worker number.
         self._loading: dict[int, int] = {}
         self._running: dict[int, int] = {}
-        #: Workers that have answered.
+        #: Workers that are shutting down.
         self._closing: set[int] = set()
         self._served = 0
-        #: Seconds that the latest took to load, and why so many, if it was many; what was said.
+        #: Seconds that the latest load took, and why, if that was long; reasons logged so far.
         self._load_s: float | None = None
         self._slow_because = ""
         self._said: set[str] = set()
@@ -91,11 +92,11 @@ class IsolatedRequests:
 
     @property
     def busy(self) -> int:
-        """Workers that are not done."""
+        """Return the number of workers whose request is not over."""
         return len(self._loading) + len(self._running)
 
     def stats(self) -> IsolatedStats:
-        """Return the present figures."""
+        """Return the current statistics."""
         return IsolatedStats(
             waiting=len(self._loading),
             running=len(self._running),
@@ -107,7 +108,7 @@ class IsolatedRequests:
     # Requests.
 
     def take(self, live: LiveRequest) -> None:
-        """Accept a request that is to have a process of its own."""
+        """Accept a request that gets a process of its own."""
         live.isolated = True
         if len(self._loading) >= self.app.queue_limit:
             self._traffic.end(live, endings.too_many(self.app.queue_limit))
@@ -118,9 +119,9 @@ class IsolatedRequests:
         self._start(worker)
 
     def leave(self, live: LiveRequest, code: int, reason: str) -> None:
-        """Drop a request whose client has left."""
+        """Handle the disconnect of a request's client."""
         if live.worker is None:
-            self._traffic.forget(live)  # its worker is closed when it is loaded
+            self._traffic.forget(live)  # the worker is closed once it has loaded
             return
         if live.socket:
             self._traffic.sockets.close(live, code, reason)
@@ -129,7 +130,7 @@ class IsolatedRequests:
         self._loop.call_later(self._grace_s, self._cancel, live.worker, live.number, "left")
 
     def late(self, live: LiveRequest) -> None:
-        """Drop a request whose time is over, as its client was told."""
+        """Cancel a request that exceeded its limit; its client has been told."""
         if live.worker is None:
             self._traffic.forget(live)
         else:
@@ -147,13 +148,13 @@ class IsolatedRequests:
             self._workers.kill(worker, stop)
 
     def close(self) -> None:
-        """Run no more: stop those that load, and let those that run shut down."""
+        """Take no more requests: stop loading workers, and let running workers shut down."""
         for worker in [*self._loading, *self._running]:
             if self._loading.pop(worker, None) is not None:
                 self._closing.add(worker)
             self._workers.close(worker)
 
-    # What is heard of its workers.
+    # Events of workers.
 
     def worker_loaded(self, worker: int, load_s: float) -> None:
         """A worker is loaded and takes its request."""
@@ -179,7 +180,7 @@ class IsolatedRequests:
         """Handle a frame of a worker's request.
 
         Raises:
-            BadFrame: it is none that a worker sends.
+            BadFrame: an app worker sends no such frame.
         """
         if self._traffic.take(worker, frame) or frame.kind == wire.LINGERS:
             return

@@ -1,4 +1,4 @@
-"""Whom news of an app's workers concerns: the app, or the requests that have one each."""
+"""Sends each event of an app's workers to its receiver: the app, or its isolated requests."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .workers import AppNews
 
 
 class SplitNews:
-    """Hears of all workers of one app (`workers.AppNews`)."""
+    """Receives events of all workers of one app (`workers.AppNews`)."""
 
     def __init__(self, shared: AppNews) -> None:
         self._shared = shared
-        #: Set as soon as there are requests.
+        #: Set by the owner, once it has created them.
         self.isolated: IsolatedRequests | None = None
 
     def _of(self, worker: int) -> IsolatedRequests | None:

@@ -1,7 +1,7 @@
 """Writes the output of apps, line by line, to the server's log.
 
-Lines that were printed in the context of a request come with its id; others, such as those of child
-processes, are read from a descriptor that all of the worker writes to, and say nothing of a request.
+A line printed in the context of a request comes with the request's id. Other lines, such as those
+of child processes, are read from the descriptor to which the whole worker writes, and have no id.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from flashpool.pool.workers.output_buffer import without_our_frames
 
 _log = logging.getLogger("flashpool.app")
 
-#: Bytes of a line that are kept for its end to come.
+#: Bytes of an unfinished line that are kept until its end comes.
 _LINE: Final = 8192
-#: Lines of one read that are logged one by one; more go as one record.
+#: Most lines of one read that are logged one by one; more lines become one record.
 _SINGLY: Final = 100
-#: Number of last lines kept, for the report of a death.
+#: Number of last lines kept, for the error message when the worker dies.
 _LAST: Final = 20
 
 
@@ -32,7 +32,7 @@ class AppOutput:
         self._last: deque[str] = deque(maxlen=_LAST)
 
     def take(self, chunk: bytes) -> None:
-        """Log the lines that are complete."""
+        """Log the complete lines, and keep the unfinished line."""
         *lines, self._rest = (self._rest + without_our_frames(chunk)).split(b"\n")
         if len(self._rest) > _LINE:
             lines.append(self._rest)
@@ -40,7 +40,7 @@ class AppOutput:
         self._tell(lines)
 
     def take_of(self, request_id: str, chunk: bytes) -> None:
-        """Log lines that a request printed; the last one may have been cut."""
+        """Log lines that a request printed; the last line may be cut."""
         self._tell(without_our_frames(chunk).split(b"\n"), request_id)
 
     def close(self) -> None:
@@ -50,7 +50,7 @@ class AppOutput:
             self._rest = b""
 
     def tail(self) -> str:
-        """The last lines."""
+        """Return the last lines."""
         return "\n".join(self._last)
 
     def _tell(self, lines: list[bytes], request_id: str = "") -> None:

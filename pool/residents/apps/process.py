@@ -1,4 +1,4 @@
-"""One process of an app: its worker, its ledger, and its output."""
+"""One process of an app: its worker, ledger and output."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class AppProcess:
         self.once = once
         self.worker = worker
         self.output = AppOutput(name, worker.pid)
-        #: When it was loaded, in seconds since 1970.
+        #: When the app was loaded, in seconds since 1970.
         self.loaded_at: float | None = None
         self.dead = False
-        #: Whether it was asked to shut down.
+        #: Whether the process was asked to shut down.
         self.closing = False
         fd = os.memfd_create("flashpool-app", os.MFD_CLOEXEC)
         try:

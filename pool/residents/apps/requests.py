@@ -2,11 +2,12 @@
 
     waiting --sent--> in a worker --response, pieces--> ended
        |                 |
-       '-- queue limit   '-- limit: until the first of the answer, and again until each further piece
+       '-- queue limit   '-- limit: until the answer begins, and again until each further piece
 
-The clock of a request stops while its client is waited for: to send the rest of its body, or to
-read the answer. All clocks are checked together, some fifty times a second while there are any:
-most requests end before their first check, and none needs a timer of its own.
+The clock of a request does not count time in which the application waits for the client: to send
+the rest of the body, or to read the answer. All clocks are checked together, some fifty times a
+second while requests exist: most requests end before their first check, so none has a timer of its
+own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from flashpool.pool._child import app_messages
 from flashpool.pool.apps import AppRequest, AppSink
 from flashpool.pool.workers.poller import Clock
 
-#: Seconds between looks.
+#: Seconds between two checks.
 LOOK_S: Final = 0.02
 
 
@@ -50,38 +51,38 @@ class LiveRequest:
     def __init__(self, number: int, request: AppRequest, sink: AppSink) -> None:
         self.number = number
         self.fields = request.fields
-        #: Pieces of its body that may be needed again; None once it is known to have begun.
+        #: Pieces of the body, for another attempt; None once the request is known to have begun.
         self.held: list[bytes] | None = [request.body]
         self.more = request.more
         self.on_demand = request.on_demand
         self.limit_s = request.limit_s
         self.whole = request.whole
-        #: Whether it is a WebSocket's; its sink is a `SocketSink` then.
+        #: Whether this is a WebSocket's request; its sink is a `SocketSink` then.
         self.socket = request.socket
-        #: Whether the rules of its route apply.
+        #: Whether the rules of its route have been applied.
         self.routed = False
-        #: Whether it has a process of its own.
+        #: Whether the request gets a process of its own.
         self.isolated = False
-        #: None once its outcome is no longer awaited.
+        #: None once nobody waits for the answer.
         self.sink: AppSink | None = sink
-        #: The worker that has it, and its place in that worker's ledger.
+        #: The worker that has the request, and the request's slot in that worker's ledger.
         self.worker: int | None = None
         self.slot = 0
         self.started = False
-        #: Bytes of its body that may be sent to the worker, and of its answer that the client has
-        #: not read.
+        #: Bytes of the body that may still be sent to the worker, and bytes of the answer that the
+        #: client has not read.
         self.room = (0 if request.on_demand else app_messages.WINDOW) - len(request.body)
         self.out = 0
         self.deadline = math.inf
 
     @property
     def waits_for_client(self) -> bool:
-        """Return whether the application cannot continue before the client does."""
+        """Return whether the application can only continue once the client sends or reads."""
         return (self.more and self.room > 0) or self.out >= app_messages.WINDOW
 
 
 class AppClock:
-    """Looks at the deadlines of requests."""
+    """Checks the deadlines of requests."""
 
     def __init__(self, now: Clock, late: Callable[[LiveRequest], None]) -> None:
         self._now = now
@@ -91,7 +92,7 @@ class AppClock:
         self._next_look: asyncio.TimerHandle | None = None
 
     def set(self, request: LiveRequest, seconds: float | None) -> None:
-        """Set the limit to so many seconds from now."""
+        """Set the deadline to ``seconds`` from now; None: no deadline."""
         if seconds is None:
             request.deadline = math.inf
             return
@@ -120,7 +121,7 @@ class AppClock:
         self._next_look = self._loop.call_later(LOOK_S, self._look) if self._timed else None
 
     def close(self) -> None:
-        """Look at nothing any more."""
+        """Stop checking."""
         self._timed.clear()
         if self._next_look is not None:
             self._next_look.cancel()

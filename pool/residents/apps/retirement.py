@@ -1,8 +1,8 @@
-"""The end of an app that another one takes the place of: it finishes what it has, and leaves.
+"""The end of an app that was replaced: it finishes its requests, and its workers exit.
 
     retire --> no request left, or time over --> close --> workers gone --> then()
 
-And who waits for the workers of an app to have loaded it, or to have failed.
+`SettlingWaiters` are tasks that wait until the workers of an app have loaded it, or have failed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Retirement:
     """The retirement of one app."""
 
     def __init__(self, close: Callable[[], None], cut: Callable[[], None]) -> None:
-        """``cut`` ends the requests that are left when the time is over."""
+        """``cut``: ends the requests that are left when the time is over."""
         self._close = close
         self._cut = cut
         self._then: Callable[[], None] | None = None
@@ -23,11 +23,11 @@ class Retirement:
 
     @property
     def begun(self) -> bool:
-        """Whether it accepts no more requests."""
+        """Return whether the retirement has begun: the app gets no more requests."""
         return self._timer is not None
 
     def begin(self, within_s: float, then: Callable[[], None]) -> None:
-        """Nobody sends it requests any more."""
+        """Begin to retire an app that gets no more requests; ``then`` is called at the end."""
         self._then = then
         self._timer = asyncio.get_running_loop().call_later(within_s, self._time_is_over)
 
@@ -36,7 +36,9 @@ class Retirement:
         self._close()
 
     def look(self, *, busy: bool, workers: bool) -> None:
-        """Something changed: whether requests, or tasks of theirs, are left, and workers."""
+        """Go on after a change. ``busy``: requests or their tasks are left; ``workers``: so are
+        workers.
+        """
         if self._timer is None:
             return
         if not busy:
@@ -47,26 +49,26 @@ class Retirement:
                 then()
 
     def abandon(self) -> None:
-        """The pool stops."""
+        """Cancel the timer: the pool stops."""
         if self._timer is not None:
             self._timer.cancel()
 
 
 class SettlingWaiters:
-    """Waiters for a condition."""
+    """Tasks that wait for a condition."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """Look now, and whenever something changed."""
+        """Wait until the condition holds; check it now and after each `look`."""
         while not is_so():
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             await waiter
 
     def look(self) -> None:
-        """Something changed."""
+        """Make all waiting tasks check their conditions, because something changed."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             if not one.done():

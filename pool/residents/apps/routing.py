@@ -11,10 +11,10 @@ Routes = tuple[LoadedRoute, ...]
 
 
 def routes_told(meta: wire.ResultMeta) -> Routes:
-    """The routes that LOADED tells of.
+    """Return the routes that LOADED reports.
 
     Raises:
-        BadFrame: they are something else.
+        BadFrame: the report is malformed.
     """
     found = []
     for one in meta.more.get("routes", ()):
@@ -39,16 +39,16 @@ class AppRouting:
 
     @property
     def is_known(self) -> bool:
-        """Return whether the rules for requests are known."""
+        """Return whether the rules for requests are known, or the app has none."""
         return self._make is None or self._policies is not None
 
     def loaded(self, routes: Routes) -> None:
-        """A worker has loaded the app, with these routes."""
+        """Record the routes of the app, which a worker has loaded."""
         if self._make is not None and routes != self._routes:
             self._routes, self._policies = routes, self._make(routes)
 
     def apply(self, live: LiveRequest) -> bool:
-        """Set a request's limit, and return whether it has a process of its own."""
+        """Set a request's limit, and return whether the request gets a process of its own."""
         if self._policies is None:
             return False
         _, method, _, path, *_ = live.fields

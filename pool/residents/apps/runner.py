@@ -1,11 +1,11 @@
-"""One app: sends requests to its workers, and answers to their senders (`apps.AppService`).
+"""One app: sends requests to its workers, and answers to the senders (`apps.AppService`).
 
     AppService.request --> AppTable.requested --SendRequest--> REQUEST --> worker
          sink <-- response, piece <-- RESPONSE, PIECE <---------------'
          sink <-- ended <-- REQUEST_OVER, a death (`workers`), a clock (`requests`)
 
-The table decides, and this class acts. A request has one end: frames that come for it later concern
-only the table, which counts what a worker still has to do.
+The table decides, and this class acts. A request ends once. Later frames for the request concern
+only the table, which counts what each worker still has to do.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from .workers import AppNews, AppWorkers
 
 _log = logging.getLogger(__name__)
 
-#: Tasks that may go on behind their answers, of all workers.
+#: Most tasks, of all workers, that may go on after their answers.
 _LINGERING = 100_000
-#: In place of the environment's name, until it is known.
+#: Builds an app's environment if necessary, and returns the environment's name.
 Find = Callable[[App], Awaitable[str]]
 
 
@@ -55,8 +55,8 @@ class AppRunner:
         make_workers: Callable[[AppNews], AppWorkers],
         changed: Callable[[], None],
     ) -> None:
-        """``find`` makes sure that an app's environment exists, and returns its name; ``numbers``
-        yields numbers for its workers.
+        """``find`` makes sure that an app's environment exists, and returns the environment's name;
+        ``numbers`` yields numbers for workers.
         """
         self.app = app
         self._find = find
@@ -104,18 +104,18 @@ class AppRunner:
             isolated=self._isolated,
             do=self._do,
         )
-        #: Requests that came before it was known what applies to them.
+        #: Requests that came before the rules of their routes were known.
         self._unrouted: list[LiveRequest] = []
-        #: Passes a piece of a request's body on.
+        #: Passes on a piece of a request's body.
         self.body = self._traffic.body
         self.credit = self._traffic.credit
         self.leave = self._interrupts.leave
         self.interrupt = self._interrupts.ask
         self.end_sockets = self._interrupts.end_sockets
-        #: Tasks that outlived their requests' answers, and the workers they are in.
+        #: Tasks that outlive their requests' answers, and the workers they run in.
         self._lingering: dict[int, int] = {}
         self._causes: dict[int, Cause] = {}
-        #: Whether the machine, and not the app, caused its failure.
+        #: Whether the app's failure is temporary, and not its own fault.
         self.failure_passes = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {
@@ -133,25 +133,23 @@ class AppRunner:
 
     @property
     def state(self) -> AppState:
-        """Whether requests are served."""
+        """Return whether requests are served."""
         if self.table.is_served:
             return AppState.SERVED
         return AppState.FAILED if self.table.failure else AppState.LOADING
 
     @property
     def failure(self) -> str:
-        """Why it cannot be loaded, or nothing."""
+        """Return why the app cannot be loaded; or an empty text."""
         return "" if self.table.is_served else self.table.failure
 
     @property
     def busy(self) -> int:
-        """Return the number of requests that have not ended, and of tasks that outlive their
-        requests.
-        """
+        """Return the number of requests and tasks that have not ended."""
         return len(self._traffic) + len(self._lingering) + self._isolated.busy
 
     def request(self, request: AppRequest, sink: AppSink) -> int:
-        """Take a request."""
+        """Accept a request, and return its number."""
         live = self._traffic.add(request, sink)
         number = live.number
         if self.table.closing:
@@ -190,7 +188,7 @@ class AppRunner:
                 self._place(live)
 
     def message(self, number: int, piece: bytes, *, more: bool, text: bool) -> None:
-        """A piece of a WebSocket's message."""
+        """Pass on a piece of a WebSocket's message."""
         live = self._traffic.get(number)
         if live is not None and live.sink is not None:
             self._traffic.sockets.message(live, piece, more=more, text=text)
@@ -198,13 +196,13 @@ class AppRunner:
     # Life.
 
     async def settled(self) -> AppState:
-        """Wait until all workers have loaded the app, or one could not; return the state."""
+        """Wait until all workers have loaded the app, or a load failed; return the state."""
         table = self.table
         await self._waiters.until(lambda: bool(table.failure) or table.is_complete or table.closing)
         return self.state if self.table.is_complete else AppState.FAILED
 
     def retire(self, within_s: float, then: Callable[[], None]) -> None:
-        """Let it finish the requests it has, and leave."""
+        """Let the app finish its requests, then close it; ``then`` is called at the end."""
         self._retirement.begin(within_s, then)
         self._look_around()
 
@@ -218,13 +216,13 @@ class AppRunner:
         return self.table.closing and not self.busy and not len(self.workers)
 
     def _look_around(self) -> None:
-        """Something changed that others may wait for."""
+        """Notify everybody who may wait for what has changed."""
         self._waiters.look()
         self._retirement.look(busy=bool(self.busy), workers=bool(len(self.workers)))
         self._changed()
 
     def start(self) -> None:
-        """Start its workers."""
+        """Start the app's workers."""
         self._do(self.table.start())
 
     def close(self) -> None:
@@ -243,7 +241,7 @@ class AppRunner:
             self.workers.close(number)
 
     def finish(self) -> None:
-        """Stop what is left: the pool stops now."""
+        """End the requests that are left: the pool stops now."""
         self._cut("the server stopped before it was answered")
         self._traffic.clock.close()
         self._retirement.abandon()
@@ -255,7 +253,7 @@ class AppRunner:
             self._traffic.end(live, endings.refused(why))
 
     def stats(self) -> AppStats:
-        """The app as it is now."""
+        """Return the app's current statistics."""
         return snapshot.of_app(
             self,
             self.workers,
@@ -300,7 +298,7 @@ class AppRunner:
 
     def _send(self, command: states.SendRequest) -> None:
         live = self._traffic[command.request]
-        if not live.routed:  # it came before the routes were known
+        if not live.routed:  # the request came before the routes were known
             self._routing.apply(live)
         self._traffic.hand_over(live, command.worker, command.slot)
 
@@ -315,11 +313,11 @@ class AppRunner:
     def _lose(self, command: states.LoseRequest) -> None:
         live = self._traffic.get(command.request)
         if live is None:
-            return  # the pool stops, and has ended it
+            return  # the pool stops, and has ended the request
         assert live.worker is not None
         self._traffic.end(live, endings.lost(command, self._causes[live.worker]))
 
-    # What is heard of workers (`workers.AppNews`).
+    # Events of workers (`workers.AppNews`).
 
     def worker_loaded(self, worker: int, routes: Routes, load_s: float) -> None:
         """A worker is loaded and takes requests."""
@@ -332,7 +330,7 @@ class AppRunner:
         """Handle a frame of one of a worker's requests.
 
         Raises:
-            BadFrame: it is none that a worker sends.
+            BadFrame: an app worker sends no such frame.
         """
         if self._traffic.take(worker, frame):
             return

@@ -33,7 +33,7 @@ def of_app(
     retiring: bool,
     note: str | None,
 ) -> AppStats:
-    """The app as it is now."""
+    """Return the app's current statistics."""
     table = shown.table
     return AppStats(
         app=shown.app.name,

@@ -1,9 +1,9 @@
-"""Messages of the WebSockets of one app, both ways; `traffic` has their requests.
+"""Messages of the WebSockets of one app, in both directions; `traffic` has their requests.
 
     sink's message --> MESSAGE --> worker            as far as the worker gives credit
     sink           <-- ACCEPTED, MESSAGE, CLOSING    as far as the sink gives credit
 
-A WebSocket has no clock but one: each message, of either side, begins its limit again.
+A WebSocket has a single limit, which each message from either side restarts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MORE = app_messages.MORE
 
 
 class SocketTraffic:
-    """Carries messages of WebSockets; their owner keeps the requests."""
+    """Passes on messages of WebSockets; the owner keeps the requests."""
 
     def __init__(
         self,
@@ -27,13 +27,13 @@ class SocketTraffic:
         send: Callable[..., None],
         of: Callable[[int, int], LiveRequest | None],
     ) -> None:
-        """``of``: the request that a worker has, by their numbers."""
+        """``of``: returns a request by worker and number; None if that worker does not have it."""
         self._clock = clock
         self._send = send
         self._of = of
 
     def message(self, live: LiveRequest, piece: bytes, *, more: bool, text: bool) -> None:
-        """A piece of a message for the app."""
+        """Send a piece of a message to the app."""
         if live.worker is None:
             return
         live.room -= app_messages.weight(piece)
@@ -43,7 +43,7 @@ class SocketTraffic:
         self._send(live.worker, wire.MESSAGE, meta, piece)
 
     def close(self, live: LiveRequest, code: int, reason: str) -> None:
-        """Close a WebSocket whose client has closed it, or has left."""
+        """Close a WebSocket whose client has closed it, or has disconnected."""
         assert live.worker is not None
         meta = app_messages.pack_closing(live.number, code, reason)
         self._send(live.worker, wire.CLOSING, meta)
@@ -52,7 +52,7 @@ class SocketTraffic:
         """Handle a frame; return False if it does not belong to a WebSocket.
 
         Raises:
-            BadFrame: it is malformed.
+            BadFrame: the frame is malformed.
         """
         if frame.kind == wire.MESSAGE:
             number, flags = app_messages.unpack_flags(frame.meta)
@@ -86,7 +86,7 @@ class SocketTraffic:
             sink.message(piece, bool(flags & _MORE), bool(flags & app_messages.TEXT))
 
     def _sink(self, live: LiveRequest) -> SocketSink | None:
-        """Return the receiver of a WebSocket's events, if any; its limit restarts."""
+        """Return the receiver of a WebSocket's events, if any, and restart the limit."""
         if live.sink is None:
             return None
         self._clock.set(live, live.limit_s)

@@ -6,20 +6,20 @@ import enum
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-#: Seconds until the next try after failures to load, in a row; the last one again and again.
+#: Seconds until the next attempt after one, two, ... failed loads; the last value repeats.
 PAUSES_S: Final = (0.5, 4.0, 15.0, 30.0)
-#: Seconds after which a failure does not count any more.
+#: Seconds for which a failure counts.
 FAILURES_S: Final = 60.0
 
 
 class StartWorker(NamedTuple):
-    """Have a worker load the app: `loading`, then `loaded` or `died` follow."""
+    """Have a worker load the app; `loaded` or `died` follows."""
 
     worker: int
 
 
 class TryLater(NamedTuple):
-    """Call `retry` after so many seconds."""
+    """Call `retry` after ``seconds``."""
 
     seconds: float
 
@@ -33,13 +33,13 @@ class SendRequest(NamedTuple):
 
 
 class TurnAway(NamedTuple):
-    """End a request that no worker has: there is no room."""
+    """End a request that no worker has, because there is no room."""
 
     request: int
 
 
 class Hopeless(NamedTuple):
-    """End a request that no worker has: the app cannot be loaded."""
+    """End a request that no worker has, because the app cannot be loaded."""
 
     request: int
 
@@ -55,14 +55,14 @@ class LoseRequest(NamedTuple):
 
 
 class Interrupt(NamedTuple):
-    """Have the worker cancel its task; `answered` follows, or `grace_over` must be called."""
+    """Have the worker cancel the request's task; `answered` or, later, `grace_over` follows."""
 
     request: int
     worker: int
 
 
 class KillWorker(NamedTuple):
-    """End the worker: `died` follows."""
+    """Kill the worker; `died` follows."""
 
     worker: int
     culprit: int
@@ -83,10 +83,10 @@ Command = (
 class AppWorkerState(enum.Enum):
     """States of a worker."""
 
-    #: It waits for a process, which then loads the app.
+    #: The worker waits for a process, or its process loads the app.
     STARTING = "starting"
     READY = "ready"
-    #: It is being killed.
+    #: The worker is being killed.
     CONDEMNED = "condemned"
 
 
@@ -105,25 +105,25 @@ class AppWorkerRow:
     """One worker."""
 
     worker: int
-    #: Free slots of its ledger.
+    #: Free slots of the worker's ledger.
     slots: list[int]
     #: Free slots for WebSockets.
     socket_slots: list[int] = field(default_factory=list)
     state: AppWorkerState = AppWorkerState.STARTING
-    #: Requests that it has not answered, and their slots.
+    #: Unanswered requests, and their slots.
     requests: dict[int, int] = field(default_factory=dict)
-    #: Those of them that are WebSockets.
+    #: Those requests that are WebSockets.
     sockets: set[int] = field(default_factory=set)
-    #: Tasks that continue after their requests were answered or given up.
+    #: Number of tasks that continue after their requests were answered.
     lingering: int = 0
-    #: Requests whose cancelling is not over yet.
+    #: Requests that were cancelled and have not ended.
     doubts: set[int] = field(default_factory=set)
-    #: Requests since its start.
+    #: Number of requests since the worker's start.
     served: int = 0
-    #: The request it is killed for.
+    #: The request because of which the worker is killed.
     culprit: int | None = None
 
     @property
     def load(self) -> int:
-        """Return its load without WebSockets, which mostly wait."""
+        """Return the worker's load, without WebSockets, which mostly wait."""
         return len(self.requests) - len(self.sockets) + self.lingering

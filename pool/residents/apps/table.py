@@ -1,4 +1,4 @@
-"""Decides which worker of an app gets which request, and what follows from deaths.
+"""Decides which worker of an app gets which request, and what to do after a worker's death.
 
     start, loaded, died, retry        StartWorker, TryLater
     requested, withdrawn, answered    SendRequest, TurnAway, Hopeless, LoseRequest
@@ -8,12 +8,12 @@ Events are methods; each returns the commands to carry out, in order.
 
 The rules:
 
-* A request goes to the ready worker that has the least to do, or waits, first come, first served.
-* A worker in which a request is being cancelled for its time gets no other one until that is
-  settled: it may have to be killed.
-* One that died is replaced at once. Requests that had not begun in it wait for another, once; those
-  that had begun are lost.
-* A WebSocket never waits: where there is no room for it, it is turned away.
+* A request goes to the ready worker with the lowest load, or waits, first come, first served.
+* While a worker cancels a request that exceeded its limit, the worker gets no other request: it may
+  have to be killed.
+* A worker that died is replaced at once. Requests that had not begun in it wait for another worker,
+  once; those that had begun are lost.
+* A WebSocket never waits: if no worker has room for it, it is turned away.
 * An app that fails to load is tried again, less and less often, and its requests end at once.
 """
 
@@ -42,10 +42,10 @@ from .states import (
 
 
 class AppTable:
-    """The workers of one app, and its requests that are not answered."""
+    """The workers of one app, and its unanswered requests."""
 
     def __init__(self, policy: AppPolicy, numbers: Iterator[int] | None = None) -> None:
-        """``numbers``: of workers; each one's is its generation."""
+        """``numbers``: numbers for workers; a worker's number is its generation."""
         self.policy = policy
         self.numbers = itertools.count(1) if numbers is None else numbers
         self.workers: dict[int, AppWorkerRow] = {}
@@ -53,15 +53,15 @@ class AppTable:
         self.waiting: deque[int] = deque()
         #: The worker of each request that has one.
         self._where: dict[int, AppWorkerRow] = {}
-        #: Requests whose worker died before they had begun in it.
+        #: Requests that no further worker gets, as one died with them or nobody waits for them.
         self._once_more: set[int] = set()
-        #: Why it could not be loaded, when it was last tried; or nothing.
+        #: Why the latest attempt to load the app failed; empty if it succeeded.
         self.failure = ""
         self._failures: deque[float] = deque()
         #: Number of pending calls of `retry`.
         self._pausing = 0
         self.closing = False
-        #: Workers that died, and why the last of them did.
+        #: Number of loaded workers that died, and why the last of them did.
         self.deaths = 0
         self.last_death = ""
 
@@ -79,7 +79,7 @@ class AppTable:
         return len(ready) >= self.policy.workers
 
     def worker_of(self, request: int) -> int | None:
-        """The worker that has a request."""
+        """Return the worker that has a request, if any."""
         row = self._where.get(request)
         return None if row is None else row.worker
 
@@ -97,7 +97,7 @@ class AppTable:
         return StartWorker(worker)
 
     def loaded(self, worker: int) -> list[Command]:
-        """Note that a worker takes requests from now on."""
+        """Handle a worker that has loaded the app, and takes requests from now on."""
         self.workers[worker].state = AppWorkerState.READY
         self.failure = ""
         return self._dispatch()
@@ -105,10 +105,9 @@ class AppTable:
     def died(
         self, worker: int, begun: Collection[int], reason: str, now: float, *, ours: bool = False
     ) -> list[Command]:
-        """Note that a worker died, or could not load the app; ``begun``: its requests that had
-        begun.
+        """Handle a worker that died, or could not load the app.
 
-        ``ours``: the worker was stopped, or lost, through no fault of the app.
+        ``begun``: its requests that had begun. ``ours``: the app is not at fault.
         """
         row = self.workers.pop(worker)
         commands: list[Command] = []
@@ -154,16 +153,14 @@ class AppTable:
         return [Hopeless(request) for request in given_up]
 
     def retry(self) -> list[Command]:
-        """A pause is over."""
+        """Start another worker after a pause."""
         self._pausing -= 1
         return [] if self.closing else [self._another()]
 
     # Requests.
 
     def requested(self, request: int, *, socket: bool = False) -> list[Command]:
-        """Accept a request; ``socket``: a WebSocket, which may last, so that no request waits for
-        its end.
-        """
+        """Accept a request; ``socket``: it is a WebSocket, for whose end no request waits."""
         if self.failure and not self.is_served:
             return [Hopeless(request)]
         if socket:
@@ -188,11 +185,11 @@ class AppTable:
         self._once_more.discard(request)
 
     def abandoned(self, request: int) -> None:
-        """Give up a request that a worker has: no other worker gets it."""
+        """Mark a request that a worker has: no other worker will get it."""
         self._once_more.add(request)
 
     def answered(self, request: int) -> list[Command]:
-        """The answer of one is complete, or its task is over."""
+        """Handle a request whose answer is complete, or whose task is over."""
         self._leaves(request)
         return self._dispatch() if self.waiting else []
 
@@ -206,11 +203,11 @@ class AppTable:
             row.doubts.discard(request)
 
     def lingers(self, worker: int) -> None:
-        """Note that the task of an answered request continues."""
+        """Count a task that continues after its request was answered."""
         self.workers[worker].lingering += 1
 
     def no_longer(self, worker: int) -> list[Command]:
-        """Such a task is over."""
+        """Handle the end of a task that continued after its request was answered."""
         row = self.workers[worker]
         row.lingering = max(0, row.lingering - 1)
         return self._dispatch() if self.waiting else []
@@ -218,9 +215,9 @@ class AppTable:
     # Limits.
 
     def late(self, request: int, *, began: bool) -> list[Command]:
-        """Give up a request whose time is over; its worker may be unfit for others.
+        """Cancel a request that exceeded its limit; its worker gets no others until it ends.
 
-        A request that has not begun does no harm: it will not begin.
+        A request that has not begun does no harm, as it will not begin.
         """
         row = self._where.get(request)
         if row is None:
@@ -232,7 +229,7 @@ class AppTable:
         return [Interrupt(request, row.worker)]
 
     def grace_over(self, request: int) -> list[Command]:
-        """Note that its task continued for the whole grace."""
+        """Have a request's worker killed if the task has continued for the whole grace."""
         row = self._where.get(request)
         if row is None or request not in row.doubts or row.state is not AppWorkerState.READY:
             return []
@@ -241,12 +238,12 @@ class AppTable:
         return [KillWorker(row.worker, request)]
 
     def has_others(self, request: int) -> bool:
-        """Return whether its worker has requests that are not given up."""
+        """Return whether the worker of a request has others that were not cancelled."""
         row = self._where.get(request)
         return row is not None and any(one not in row.doubts for one in row.requests)
 
     def condemned(self, worker: int) -> None:
-        """Note that a worker is being killed for another reason."""
+        """Mark a worker that is being killed for another reason."""
         row = self.workers[worker]
         if row.state is AppWorkerState.READY:
             row.state = AppWorkerState.CONDEMNED

@@ -1,10 +1,10 @@
-"""Bodies in and answers out, of the requests of one app that have not ended.
+"""Passes on the bodies and answers of the requests of one app that have not ended.
 
-    sink's body  --> hand_over, body --> REQUEST, BODY --> worker    as far as the worker gives credit
-    sink         <-- response, piece <-- RESPONSE, PIECE <--'        as far as the sink gives credit
+    sink's body  --> hand_over, body --> REQUEST, BODY --> worker  as far as the worker gives credit
+    sink         <-- response, piece <-- RESPONSE, PIECE <--'      as far as the sink gives credit
 
-A request has one end, after which its sink is not notified. Data that was sent for a request which
-has not begun is kept, for the next worker that may get it.
+A request ends once; after that, its sink is not notified. The body of a request that has not begun
+is kept, for another worker that may get the request.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SendFrame(Protocol):
 
 
 class AppTraffic:
-    """The requests of one app."""
+    """The requests of one app that have not ended."""
 
     def __init__(
         self,
@@ -39,7 +39,9 @@ class AppTraffic:
         answered: Callable[[LiveRequest], None],
         empty: Callable[[], None],
     ) -> None:
-        """``answered`` hears of a request whose answer is complete; ``empty``, when none is left."""
+        """``answered``: called for each request whose answer is complete. ``empty``: called when
+        no request is left.
+        """
         self._send = send
         self._answered = answered
         self._empty = empty
@@ -57,7 +59,7 @@ class AppTraffic:
         return self._live[number]
 
     def get(self, number: int) -> LiveRequest | None:
-        """The request, unless it has ended."""
+        """Return the request; None if it has ended."""
         return self._live.get(number)
 
     def add(self, request: AppRequest, sink: AppSink) -> LiveRequest:
@@ -66,10 +68,10 @@ class AppTraffic:
         live = self._live[number] = LiveRequest(number, request, sink)
         return live
 
-    # Its way to a worker.
+    # From the client to a worker.
 
     def hand_over(self, live: LiveRequest, worker: int, slot: int) -> None:
-        """Send a request to a worker, with the part of its body that is here."""
+        """Send a request to a worker, with the part of its body that has arrived."""
         live.worker, live.slot = worker, slot
         assert live.held is not None
         first, *rest = live.held
@@ -91,7 +93,7 @@ class AppTraffic:
         self.clock.set(live, limit_s)
 
     def body(self, number: int, piece: bytes, more: bool) -> None:
-        """A piece of a request's body."""
+        """Pass on a piece of a request's body."""
         live = self._live.get(number)
         if live is None or live.sink is None:
             return
@@ -104,7 +106,7 @@ class AppTraffic:
             self._send(live.worker, wire.BODY, app_messages.pack_flags(number, more), piece)
 
     def credit(self, number: int, size: int) -> None:
-        """Credit so many bytes of an answer that were passed on."""
+        """Give the worker credit for ``size`` bytes of an answer that the client has read."""
         live = self._live.get(number)
         if live is None or live.worker is None:
             return
@@ -113,10 +115,10 @@ class AppTraffic:
         live.out -= size
         self._send(live.worker, wire.CREDIT, app_messages.pack_credit(number, size))
 
-    # What its worker sends.
+    # From a worker to the client.
 
     def of(self, worker: int, number: int) -> LiveRequest | None:
-        """A request that this worker has."""
+        """Return a request by number, if this worker has it."""
         live = self._live.get(number)
         return live if live is not None and live.worker == worker else None
 
@@ -124,7 +126,7 @@ class AppTraffic:
         """Handle a frame; return False if it is not part of a body or an answer.
 
         Raises:
-            BadFrame: it is malformed.
+            BadFrame: the frame is malformed.
         """
         if frame.kind == wire.RESPONSE:
             number, status, flags, headers = app_messages.unpack_response(frame.meta)
@@ -140,7 +142,7 @@ class AppTraffic:
             number, size = app_messages.unpack_credit(frame.meta)
             live = self.of(worker, number)
             if live is not None and live.sink is not None:
-                live.held = None  # it has begun
+                live.held = None  # the request has begun
                 live.room += size
                 if live.room > app_messages.WINDOW:
                     raise wire.BadFrame("credit for more bytes than were sent")
@@ -172,7 +174,7 @@ class AppTraffic:
             sink.piece(body, more)
 
     def _count(self, live: LiveRequest, size: int, more: bool) -> None:
-        """Count a part of an answer, perhaps the last."""
+        """Count a part of an answer, which may be the last."""
         if not more:
             self.forget(live)
             self._answered(live)

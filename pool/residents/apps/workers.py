@@ -1,11 +1,11 @@
-"""The processes of one app: requested from the scheduler, loaded, and watched until they are gone.
+"""The processes of one app: requests them from the scheduler, loads them, and handles their deaths.
 
     start --> Scheduler --Dispatch--> LOAD_APP --> LOADED --> frames of its requests
                           (ledger)       |            |
                                          '------------'--> died --> gone
 
-A worker of the app has a number of its own, which the table uses. It holds a slot while it loads,
-and its GPUs as long as it lives.
+Each worker of an app has a number, which the table uses. A worker holds a slot while it loads the
+app, and its GPUs as long as it lives.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from .routing import Routes, routes_told
 
 _log = logging.getLogger(__name__)
 
-#: Least seconds of a load whose other imports are worth a zygote of their own.
+#: A load that takes less, in a zygote with preloaded modules, is not worth another zygote.
 _WORTH_LEARNING_S: Final = 1.0
-#: Characters of a failed load's error in the log.
+#: Most characters of a failed load's error in the log.
 _TOLD: Final = 16 * 1024
 _PRINTED: Final = (wire.OUTPUT, wire.ERRORS)
 
@@ -56,13 +56,13 @@ class AppNews(Protocol):
     """Receives events of the workers: `runner.AppRunner`."""
 
     def worker_loaded(self, worker: int, routes: Routes, load_s: float) -> None:
-        """A worker takes requests; it took so long to load."""
+        """A worker has loaded the app, in ``load_s`` seconds, and takes requests."""
 
     def worker_sent(self, worker: int, frame: wire.Frame) -> None:
-        """Handle a frame of one of its requests."""
+        """A worker sent a frame of one of its requests."""
 
     def worker_died(self, worker: int, cause: Cause, *, ours: bool) -> None:
-        """A worker died, or was not available; ``ours``: through no fault of the app."""
+        """A worker died, or was not available; ``ours``: the app is not at fault."""
 
     def worker_gone(self, worker: int) -> None:
         """The process tree of a worker is gone."""
@@ -80,7 +80,7 @@ class AppSurroundings:
     learner: PreloadLearner
     now: Clock
     host: Host
-    #: By number, the function to call with a load's worker, or with why there is none.
+    #: By the number of a load: the function to call with its worker, or with the reason for none.
     loads: dict[int, Callable[[Worker | None, tuple[str, ...], str], None]] = field(
         default_factory=dict
     )
@@ -100,22 +100,20 @@ class AppWorkers:
         self._last_told = ""
 
     def __len__(self) -> int:
-        """Workers whose process trees are not gone."""
+        """Return the number of loads without a process, and of process trees that are not gone."""
         return len(self._by_worker) + len(self._own_loads)
 
     def __getitem__(self, number: int) -> AppProcess:
         return self._by_number[number]
 
     def get(self, number: int) -> AppProcess | None:
-        """A worker, once it has a process."""
+        """Return a worker's process, once it has one."""
         return self._by_number.get(number)
 
     # Births.
 
     def start(self, number: int, environment: str, *, once: bool = False) -> None:
-        """Start a worker in the environment of that name; ``once``: for one request,
-        like a call.
-        """
+        """Start a worker in this environment; ``once``: for a single request."""
         try:
             gpus = self._pool.gpus.number(self._app.gpus)
         except FlashpoolError as error:
@@ -131,7 +129,7 @@ class AppWorkers:
                 return
             try:
                 self._load(number, worker, uuids, once=once)
-            except OSError as error:  # no descriptor, or no memory, for its ledger
+            except OSError as error:  # descriptors or memory for the ledger are short
                 self._pool.worker_set.dismiss(worker)
                 self._not_started(number, str(error))
 
@@ -142,7 +140,7 @@ class AppWorkers:
         )
 
     def _as_call(self, environment: str) -> Call:
-        """Return the load in the form of a call, to ask for its preloads."""
+        """Return the load in the form of a call, which the learner of preloads expects."""
         app = self._app
         return Call(
             codec=Codec.FLASH,
@@ -153,9 +151,7 @@ class AppWorkers:
         )
 
     def _learn(self, worker: Worker, meta: wire.ResultMeta) -> None:
-        """Have modules that it imported preloaded for the next worker, which makes a
-        crash cheaper.
-        """
+        """Have the modules that a worker imported preloaded, so that its successor loads faster."""
         if worker.zygote.method == "fork" and (modules := meta.texts("modules")):
             if worker.zygote.has_preloaded and meta.run_s < _WORTH_LEARNING_S:
                 return
@@ -170,7 +166,7 @@ class AppWorkers:
         _log.error("%s: %s", self._app.name, message)
         details = {failures.NO_WORKER: True}
         cause = Cause(error_type="EnvironmentStartFailed", message=message, details=details)
-        # Not at once: the caller is just asking for a worker.
+        # From the loop: the caller, which is asking for a worker, must return first.
         self._loop.call_soon(lambda: self._to.worker_died(number, cause, ours=False))
 
     def _load(self, number: int, worker: Worker, gpus: tuple[str, ...], *, once: bool) -> None:
@@ -240,7 +236,7 @@ class AppWorkers:
     # Commands.
 
     def send(self, number: int, kind: int, meta: bytes, body: bytes = b"") -> None:
-        """Send one of them a frame."""
+        """Send a frame to a worker."""
         self._pool.worker_set.send(self._by_number[number].worker, kind, meta, body)
 
     def kill(self, number: int, stop: Stop) -> None:
@@ -248,7 +244,7 @@ class AppWorkers:
         self._pool.worker_set.stop(self._by_number[number].worker, stop, grace=0.0, dump=False)
 
     def close(self, number: int) -> None:
-        """Let a worker shut down; `WorkerSet.check` makes sure that it exits."""
+        """Let a worker shut down; `Watchdog.check` makes sure that it exits."""
         process = self._by_number.get(number)
         if process is None or process.worker.state.now is not WorkerState.BUSY:
             return
@@ -268,13 +264,13 @@ class AppWorkers:
             self._pool.scheduler.withdrawn(load_id)
         self._own_loads.clear()
 
-    # News (`workers.worker.AppKeeper`).
+    # Events (`workers.worker.AppKeeper`).
 
     def sent(self, worker: Worker, frame: wire.Frame) -> None:
         """Handle a frame of a worker.
 
         Raises:
-            BadFrame: it is none that an app worker sends.
+            BadFrame: an app worker sends no such frame.
         """
         process = self._by_worker[worker.id]
         if process.dead:
@@ -307,7 +303,10 @@ class AppWorkers:
         self.died(worker, cause, told=True)
 
     def _not_loaded(self, told: str, last_words: str = "") -> str:
-        """Log why it cannot be loaded, once for each reason; the first line."""
+        """Log why the app cannot be loaded, unless it is the latest reason logged.
+
+        Returns the first line.
+        """
         if self._app.hint:
             told = f"{self._app.hint}\n{told}"
         if told != self._last_told:
@@ -317,12 +316,13 @@ class AppWorkers:
 
     def printed(self, worker: Worker, chunk: bytes) -> None:
         """Handle output of a worker."""
-        worker.link.output = None  # it is logged, and not kept
+        worker.link.output = None  # the output is logged, and not kept
         self._by_worker[worker.id].output.take(chunk)
 
     def died(self, worker: Worker, cause: Cause, *, told: bool = False) -> None:
-        """A worker is dead, or its channel cannot be read; ``told``: the log has its
-        cause already.
+        """Handle a worker that is dead, or whose channel is unusable.
+
+        ``told``: the cause is in the log already.
         """
         process = self._by_worker[worker.id]
         if process.dead:
@@ -347,10 +347,10 @@ class AppWorkers:
         del self._by_number[number]
 
     def gone(self, worker: Worker) -> None:
-        """The process tree of a worker is gone."""
+        """Handle a worker whose process tree is gone."""
         process = self._by_worker.pop(worker.id)
         if not process.dead:
-            # It had nothing more to send, and no other report of its death came.
+            # No other report of the worker's death came.
             self._by_worker[worker.id] = process
             self.died(worker, exit_causes.of_app(worker.status, worker.stop, None))
             del self._by_worker[worker.id]
@@ -363,7 +363,7 @@ def _request_id(frame: wire.Frame) -> str:
     """Return the id of the request that printed a line.
 
     Raises:
-        BadFrame: it names none.
+        BadFrame: the frame has no valid request id.
     """
     _, name = wire.split_number(frame.meta)
     if not call_ids.GIVEN_BYTES.fullmatch(name):

@@ -139,7 +139,7 @@ class Exits:
             self._over(worker)
 
     def died(self, worker: Worker) -> None:
-        """End the exit of a process that is dead, perhaps without having reported that it is done."""
+        """End the exit of a process that is dead, and may not have reported that it is done."""
         one = self._by_worker.get(worker.id)
         if one is None:
             return

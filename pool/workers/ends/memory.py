@@ -168,7 +168,7 @@ class MemoryWatch:
         self._next_look = self._loop.call_later(pause, self._look) if self._limits else None
 
     def _looked_at(self, limit: MemoryLimit) -> bool:
-        """Check one limit; return False if it no longer applies. An error does not stop the others."""
+        """Check one limit; return False if it no longer applies. Other limits survive an error."""
         try:
             if not limit.applies():
                 return False
