@@ -1,7 +1,7 @@
 """GPUs of calls: how many each gets, and the variables that show them.
 
-The supervisor's side of GPUs, in one place: the table (`table`), which the scheduler decides
-with, and the watch (`monitor`), which keeps it in step with the driver.
+The supervisor uses GPUs only through this module. It contains the table (`table`), by which the
+scheduler decides, and the monitor (`monitor`), which keeps the table in step with the driver.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class GpuAccess:
         self.watch = GpuMonitor(self.table, now)
 
     async def open(self) -> None:
-        """Find out what there is."""
+        """Find out which devices exist."""
         await self.watch.open(os.environ)
 
     @property
@@ -54,7 +54,7 @@ class GpuAccess:
 
     @property
     def not_ready_reason(self) -> str:
-        """Why calls of this pool cannot be served for now; or nothing."""
+        """Why calls of this pool cannot be served for now; otherwise empty."""
         if not_ready_reason := self.watch.not_ready_reason:
             return not_ready_reason
         if self._config.gpus_per_call and self._config.gpus_per_call > len(self.table):
@@ -68,8 +68,8 @@ class GpuAccess:
         """Return how many GPUs a call gets.
 
         Raises:
-            InvalidRequest: it asks for more than there are.
-            Overloaded: there should be some, and they cannot be listed for now.
+            InvalidRequest: the call asks for more than there are.
+            Overloaded: GPUs should exist, and the driver cannot list them for now.
         """
         number = self.per_call if asked is None else asked
         if number > len(self.table):
@@ -89,18 +89,16 @@ class GpuAccess:
         return number
 
     def variables(self, uuids: tuple[str, ...], env: Mapping[str, str]) -> dict[str, str]:
-        """Return the variables of a call with these devices; its own variables cannot
-        name others.
-        """
+        """Return the variables of a call with these devices; they override the call's own."""
         if not self.watch.expected:
             return dict(env)
         threads = self._threads(len(uuids))
         return {**threads, **env, **_ORDER, _VISIBLE: ",".join(uuids)}
 
     def for_zygotes(self) -> PoolConfig:
-        """The pool's settings, so that its usual calls share the cores among them.
+        """Return the pool's settings, with the cores divided among calls of the usual kind.
 
-        Libraries that are preloaded take their number of threads when the zygote loads them.
+        Libraries that are preloaded read their number of threads when the zygote loads them.
         """
         if not self.per_call or not len(self.table):
             return self._config
@@ -108,26 +106,24 @@ class GpuAccess:
 
     @property
     def calls(self) -> int:
-        """Calls of the usual kind that can be on GPUs at once."""
+        """How many calls of the usual kind can be on GPUs at once."""
         return self.table.usable * self._config.calls_per_gpu // max(1, self.per_call)
 
     def free_calls(self, given_up: int) -> int:
-        """Return how many calls could begin now if so many further shares were released
-        for them.
-        """
+        """Return how many calls could begin now if ``given_up`` further shares were released."""
         free = sum(self.table.shares_left(gpu) for gpu in self.table)
         return (free + given_up) // max(1, self.per_call)
 
     def given_back(self) -> None:
-        """A lease ended: its devices are looked at now."""
+        """Have the devices of a released lease read now."""
         self.watch.poke()
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop reading devices."""
         await self.watch.close()
 
     def stats(self) -> GpusStats:
-        """The devices as they are now."""
+        """Return statistics about the devices."""
         gpus = list(self.table)
         return GpusStats(
             total=len(gpus),
@@ -143,9 +139,10 @@ class GpuAccess:
         return max(1, len(self.table) * self._config.calls_per_gpu // number)
 
     def _threads(self, number: int) -> dict[str, str]:
-        """A call's part of the cores is as large as that of the GPUs, unless the server says.
+        """Return the thread limits of a call: its share of the cores is that of the GPUs.
 
-        A value equal to the zygote's is left out: libraries may have read it already.
+        Limits that the server sets itself stay. A value equal to the zygote's is left out:
+        libraries may have read it already.
         """
         cores, usual = usable_cores(), self.for_zygotes()
         limits = thread_limits(cores, self._sharing(number) if number else self._config.slots)
@@ -157,7 +154,7 @@ class GpuAccess:
         since = gpu.quarantined_at
         health, xids = self.watch.health.of(gpu.device), self.watch.health.xids(gpu.device)
         used = gpu.used_bytes
-        # The table looks at no device whose shares are all out: it decides nothing by that.
+        # The table does not read a device whose shares are all out: no decision depends on it.
         if gpu.shares_out and health.used_bytes is not None:
             used = health.used_bytes
         return GpuStats(

@@ -14,30 +14,30 @@ class Device:
     """A GPU, or a MIG device, which is a part of a GPU."""
 
     uuid: str
-    #: NVML's number, in the order of the PCI bus; that of the whole GPU for a MIG device.
+    #: NVML's number, in the order of the PCI bus; a MIG device has the number of the whole GPU.
     index: int
     name: str
     #: None if the driver cannot say: such a device is never judged by its memory.
     memory_bytes: int | None
     #: Bytes in use when it was listed.
     used_bytes: int = 0
-    #: The UUID of the GPU it is a part of.
+    #: The UUID of the GPU that this device is a part of.
     parent: str | None = None
-    #: Its number among the parts of one GPU.
+    #: Its number among the parts of its GPU.
     part: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """All devices that NVML lists, or why there are none."""
+    """All devices that NVML lists, or the reason for an empty list."""
 
     devices: tuple[Device, ...] = ()
-    #: Why there are none; empty if there are some.
+    #: Why the list is empty; empty if there are devices.
     reason: str = ""
     #: Whether devices should exist, so that a later query may find them.
     ill: bool = False
     driver: str = ""
-    #: Devices that are there and could not be read, each with the reason.
+    #: Devices that exist but cannot be read, each with the reason.
     unreadable: tuple[str, ...] = ()
 
 
@@ -46,17 +46,17 @@ class Reading:
     """One reading of a device."""
 
     uuid: str
-    #: None: it could not be read, because of ``failure``.
+    #: None: the device could not be read, because of ``failure``.
     used_bytes: int | None
     failure: str = ""
     #: Processes on the device and the bytes of each; None if the driver was not asked, or does not
-    #: say. In a container they may be missing, or be numbers of another namespace.
+    #: know. In a container, processes may be missing, or have ids of another namespace.
     processes: tuple[tuple[int, int | None], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuHealth:
-    """Health of a device, for operators. None: the driver does not say."""
+    """Health of a device, for operators. None: the driver does not report the figure."""
 
     #: Bytes in use on the device itself.
     used_bytes: int | None = None

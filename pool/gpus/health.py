@@ -1,8 +1,8 @@
-"""Looks at GPUs for operators: utilisation, temperature, memory, ECC and Xid errors.
+"""Reads figures about GPUs for operators: utilisation, temperature, memory, ECC and Xid errors.
 
 No decision depends on these figures. One task on the supervisor's loop queries the driver's thread,
-one device per query, so that it never delays a device that settles. On a machine without GPUs there
-is no task.
+one device per query, so that it never delays the reading of a device that settles. On a machine
+without GPUs there is no task.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .nvml import Nvml
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between two looks.
+#: Seconds between two rounds of queries.
 LOOK_S: Final = 5.0
 #: The health of a device that was never queried.
 _UNKNOWN: Final = GpuHealth()
@@ -37,25 +37,24 @@ class HealthWatch:
         self._closed = False
 
     def open(self, devices: Callable[[], list[Device]]) -> None:
-        """Look from now on; ``devices`` is asked before each look."""
+        """Begin to query; ``devices`` returns the devices for each round."""
         self._task = asyncio.ensure_future(self._watch(devices))
 
     async def close(self) -> None:
-        """Look no more."""
-        # Before Python 3.12, `wait_for` swallows a cancellation that comes with what it waits for.
+        """Stop querying."""
+        # Before Python 3.12, `wait_for` swallows a cancellation that arrives together with the
+        # event.
         self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     def of(self, device: Device) -> GpuHealth:
-        """Return its latest health."""
+        """Return the latest health of a device."""
         return self._latest.get(device.uuid, _UNKNOWN)
 
     def xids(self, device: Device) -> tuple[int, int | None]:
-        """Return how many Xid errors its GPU had since the pool started, and the code of the
-        latest.
-        """
+        """Return how many Xid errors its GPU had since the pool started, and the latest code."""
         gpu = device.parent or device.uuid
         return self._xids[gpu], self._last_xid.get(gpu)
 
@@ -63,7 +62,7 @@ class HealthWatch:
         while not self._closed:
             try:
                 await self.look(devices())
-            except Exception:  # noqa: BLE001 - told, and tried again
+            except Exception:  # noqa: BLE001 - logged, and tried again
                 _log.exception("Looking at the health of GPUs failed; retrying")
             await asyncio.sleep(LOOK_S)
 

@@ -3,9 +3,9 @@
     GpuTable -- looks --> GpuMonitor --> Nvml (a thread)
              <-- read ---
 
-One task on the supervisor's loop. It sleeps until the next reading is due, or until a device was
-returned (`poke`), which is read at once. On a machine without GPUs there is no task, no thread, and
-no import.
+One task on the supervisor's loop. It sleeps until the next reading is due, or until `poke` reports
+that a device was returned, which is then read at once. On a machine without GPUs there is no task,
+no thread, and no import of pynvml.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ from .visible_devices import visible
 
 _log = logging.getLogger(__name__)
 
-#: Between two tries to list the devices of a driver that is ill, and after a look that failed.
+#: Seconds before the devices of a faulty driver are listed again, or a failed turn is repeated.
 FIND_AGAIN_S: Final = 5.0
 
 
 class GpuMonitor:
-    """The table's eyes. All methods belong to the loop's thread."""
+    """Reads devices for the table. All methods belong to the loop's thread."""
 
     def __init__(self, table: GpuTable, now: Callable[[], float]) -> None:
         self.table = table
-        #: Called when devices became free, or were lost: waiting calls may begin, or never can.
+        #: Called when devices became free, or were lost: waiting calls may begin, or can never
+        #: begin.
         self.on_change: Callable[[], None] = lambda: None
         #: Why there are no devices.
         self.reason = ""
-        #: Whether devices should exist but do not: another machine may serve calls for them.
+        #: Whether devices should exist but cannot be listed: another machine may serve calls for
+        #: them.
         self.ill = False
-        #: Whether there are devices, or should be.
+        #: Whether devices exist, or should exist.
         self.expected = False
         self.driver = ""
         self._now = now
@@ -58,8 +60,9 @@ class GpuMonitor:
             self.health.open(lambda: [gpu.device for gpu in self.table])
 
     async def close(self) -> None:
-        """Look no more."""
-        # Before Python 3.12, `wait_for` swallows a cancellation that comes with what it waits for.
+        """Stop reading devices."""
+        # Before Python 3.12, `wait_for` swallows a cancellation that arrives together with the
+        # event.
         self._closed = True
         if self._task is not None:
             self._task.cancel()
@@ -68,20 +71,18 @@ class GpuMonitor:
         self._nvml.close()
 
     def poke(self) -> None:
-        """Something may have to be looked at at once."""
+        """Wake the task: a device may have to be read at once."""
         self._poked.set()
 
     async def held(self, uuids: Iterable[str]) -> dict[str, Reading]:
-        """Return the memory in use on these devices, and its processes; empty if the driver does
-        not answer.
-        """
+        """Return a reading of each device, with its processes; empty if the driver is silent."""
         wanted = list(uuids)
         readings = await self._nvml.read(wanted, processes=set(wanted))
         return {one.uuid: one for one in readings}
 
     @property
     def not_ready_reason(self) -> str:
-        """Why no call that needs a GPU can run here, though there should be one; or nothing."""
+        """Why no call that needs a GPU can run here, though one should; otherwise empty."""
         if not len(self.table):
             return f"the GPUs cannot be listed: {self.reason}" if self.ill else ""
         if self.table.usable:
@@ -93,7 +94,7 @@ class GpuMonitor:
         while not self._closed:
             try:
                 await self._turn(environ)
-            except Exception:  # noqa: BLE001 - told, and tried again
+            except Exception:  # noqa: BLE001 - logged, and tried again
                 # Devices that are no longer read would never become free again.
                 _log.exception("Checking the GPUs failed; retrying")
                 await self._wait(FIND_AGAIN_S)

@@ -4,11 +4,11 @@
                       <--answer----
 
 Calls into a faulty driver may never return. So a separate thread makes them, and the loop waits
-only until a deadline. While a query is overdue, further ones fail at once, instead of waiting
+only until a deadline. While a query is overdue, further queries fail at once, instead of waiting
 behind it; after it returns, queries work again.
 
-pynvml is a large module. It is imported when the library itself could be loaded, so a pod
-without GPUs pays one failed look-up.
+pynvml is a large module. It is imported only if the driver's library could be loaded, so that a pod
+without GPUs pays only for one failed look-up.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _T = TypeVar("_T")
 
 LIBRARY: Final = "libnvidia-ml.so.1"
 #: Seconds for one query. The first may take longer, if the driver must wake every device for it:
-#: then the list of devices is ready for the next query.
+#: then the next query finds the list of devices ready.
 DEADLINE_S: Final = 5.0
-#: Most Xid errors that one query takes; the driver keeps the others for the next.
+#: Most Xid errors that one query reads; the driver keeps the rest for the next query.
 XIDS_AT_ONCE: Final = 100
 #: Errors that mean a machine without GPUs: no driver, no library, no permission.
 _NO_GPUS: Final = frozenset({9, 12})
-#: The driver does not do this on this device, or not for us: no sign of an illness.
+#: The driver does not report this for this device, or not to us: not a sign of a fault.
 _WILL_NOT_SAY: Final = frozenset({3, 4, 13})
 
 
 class NvmlError(Exception):
-    """The driver could not be asked, or answered with an error; ``code`` is NVML's own."""
+    """The driver could not be queried, or answered with an error; ``code`` is NVML's own."""
 
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class NvmlSilent(NvmlError):
 
 
 def library_is_there() -> bool:
-    """Return whether the driver's library is installed, which says nothing about GPUs."""
+    """Return whether the driver's library is installed, which does not mean there are GPUs."""
     try:
         ctypes.CDLL(LIBRARY)
     except OSError:
@@ -66,18 +66,18 @@ def library_is_there() -> bool:
 
 
 class Nvml:
-    """Questions from the loop, answered by the one thread. All methods belong to the loop."""
+    """Queries from the loop, answered by one thread. All methods belong to the loop."""
 
     def __init__(self, deadline_s: float = DEADLINE_S) -> None:
         self._deadline_s = deadline_s
         self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._driver = _Driver()
-        #: The question that the thread is at, when that is overdue.
+        #: The query that the thread is working on, if it is overdue.
         self._overdue: _Question | None = None
 
     async def inventory(self) -> Inventory:
-        """The devices there are. Never raises: an empty list comes with its reason."""
+        """Return the existing devices. Never raises: an empty list comes with its reason."""
         if not library_is_there():
             return Inventory(reason=f"there is no NVIDIA driver here ({LIBRARY} is not found)")
         try:
@@ -86,7 +86,7 @@ class Nvml:
             return Inventory(reason=str(error), ill=error.code not in _NO_GPUS)
 
     async def read(self, uuids: Iterable[str], *, processes: Container[str] = ()) -> list[Reading]:
-        """Look at these devices, in this order, and at the ``processes`` of some. Never raises."""
+        """Read these devices, in this order, and the ``processes`` of some. Never raises."""
         wanted = list(uuids)
         try:
             return await self._ask(
@@ -96,14 +96,14 @@ class Nvml:
             return [Reading(uuid=uuid, used_bytes=None, failure=str(error)) for uuid in wanted]
 
     async def health(self, device: str, gpu: str) -> GpuHealth:
-        """Look at a device for operators; ``gpu``: the whole one. Never raises."""
+        """Return figures of a device for operators; ``gpu`` is the whole GPU. Never raises."""
         try:
             return await self._ask(partial(self._driver.health, device, gpu))
         except NvmlError:
             return GpuHealth()
 
     async def xids(self, gpus: Iterable[str]) -> list[tuple[str, int]]:
-        """Xid errors of these whole GPUs since the last question, by UUID. Never raises."""
+        """Return Xid errors of whole GPUs since the last query, by UUID. Never raises."""
         try:
             return await self._ask(partial(self._driver.xids, list(gpus)))
         except NvmlError:
@@ -154,12 +154,12 @@ class _Question:
         self.done = threading.Event()
 
     def put(self) -> None:
-        """Run the query, and deliver the answer; the loop may have given up, or be closed."""
+        """Run the query and deliver the answer; the loop may have timed out, or be closed."""
         try:
             hand_over = partial(self._settle, self._ask())
         except NvmlError as error:
             hand_over = partial(self._fail, error)
-        except Exception as error:  # noqa: BLE001 - a driver, or a pynvml, that nobody knew
+        except Exception as error:  # noqa: BLE001 - an unknown driver or pynvml may raise anything
             _log.exception("asking the NVIDIA driver failed")
             hand_over = partial(self._fail, NvmlError(f"{type(error).__name__}: {error}"))
         self.done.set()
@@ -178,17 +178,17 @@ class _Question:
 
 
 class _Driver:
-    """NVML itself. Used by the one thread only."""
+    """NVML itself. Only the one thread uses it."""
 
     def __init__(self) -> None:
         self._nvml: Any = None
         self._handles: dict[str, Any] = {}
-        #: The set of events that the driver fills, and whose events it fills in.
+        #: The driver's set of events, and the GPUs whose events are registered in it.
         self._events: Any = None
         self._events_of: set[str] = set()
 
     def inventory(self) -> Inventory:
-        """Every device that calls can use: a GPU in MIG mode is its parts."""
+        """Return every device that calls can use; for a GPU in MIG mode, its parts."""
         nvml = self._open()
         devices: list[Device] = []
         unreadable: list[str] = []
@@ -214,7 +214,7 @@ class _Driver:
             holders = self._processes(handle) if processes else None
         except NvmlError as error:
             if error.code not in _WILL_NOT_SAY:
-                # After a reset, or a restart of the driver, all handles are void.
+                # After a reset, or a restart of the driver, all handles are invalid.
                 self.close()
             return Reading(uuid=uuid, used_bytes=None, failure=str(error))
         return Reading(uuid=uuid, used_bytes=used, processes=holders)
@@ -243,13 +243,13 @@ class _Driver:
         )
 
     def xids(self, gpus: list[str]) -> list[tuple[str, int]]:
-        """The events that wait. The first question only subscribes: none of them is older."""
+        """Return pending Xid events. The first query only registers for them, so none is older."""
         nvml = self._open()
         if self._events is None:
             self._events = self._call(nvml.nvmlEventSetCreate)
         for uuid in set(gpus) - self._events_of:
             self._events_of.add(uuid)
-            # A device that has no such events is not asked again.
+            # A device without such events is not registered again.
             kind = nvml.nvmlEventTypeXidCriticalError
             self._optional(nvml.nvmlDeviceRegisterEvents, self._handle(uuid), kind, self._events)
         found: list[tuple[str, int]] = []
@@ -262,7 +262,7 @@ class _Driver:
         return found
 
     def close(self) -> None:
-        """Forget everything; the next query begins anew."""
+        """Forget all handles; the next query initialises NVML again."""
         nvml, self._nvml = self._nvml, None
         self._handles.clear()
         events, self._events = self._events, None
@@ -296,7 +296,7 @@ class _Driver:
         nvml = self._nvml
         parts: list[Device] = []
         for number in range(self._optional(nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
-            # Numbers may have gaps: a part that was removed leaves its place empty.
+            # Numbers may have gaps: a removed part leaves its number unused.
             part = self._optional(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
             if part is not None:
                 parts.append(self._device(part, gpu.index, parent=gpu.uuid, part=number))
@@ -337,7 +337,7 @@ class _Driver:
             raise _told(error, function.__name__) from None
 
     def _optional(self, function: Callable[..., Any], *args: Any) -> Any:
-        """The value, or None where the driver does not say."""
+        """Return the value, or None where the driver does not report it."""
         try:
             return self._call(function, *args)
         except NvmlError as error:

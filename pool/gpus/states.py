@@ -16,13 +16,13 @@ class GpuPolicy:
     """The table's settings."""
 
     calls_per_gpu: int = 1
-    #: Seconds for a device's memory to come back.
+    #: Seconds in which a device's memory must be freed.
     settle_s: float = 10.0
-    #: More than the level before counts as not back. A left-over CUDA context is larger.
+    #: Bytes above the level that count as freed. A left-over CUDA context is larger.
     tolerance_bytes: int = 64 * MIB
-    #: Seconds between looks at devices that have a share to give, to know their level.
+    #: Seconds between readings of devices with a free share, to know their level.
     idle_look_s: float = 5.0
-    #: Seconds to the first new look at a quarantined device; doubled each time, up to the last.
+    #: Seconds to the first reading of a quarantined device; doubled each time, up to the maximum.
     retry_s: float = 1.0
     retry_most_s: float = 60.0
 
@@ -45,7 +45,7 @@ class GpuLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Why a device is in quarantine."""
+    """Why a device is quarantined."""
 
     level_bytes: int
     used_bytes: int | None
@@ -67,14 +67,14 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """A device to be read now, with its processes when they may be evidence."""
+    """A device to be read now, with its processes if they may be evidence."""
 
     uuid: str
     processes: bool
 
 
 class GpuChange(enum.Enum):
-    """The effects of a reading."""
+    """What a reading changed."""
 
     FREED = "freed"
     QUARANTINED = "quarantined"
@@ -90,13 +90,13 @@ class Gpu:
     shares_out: int = 0
     #: Bytes in use at the latest reading.
     used_bytes: int = 0
-    #: Bytes in use without calls; None: unknown.
+    #: Bytes in use while no call is on the device; None: unknown.
     level_bytes: int | None = None
-    #: When it was last leased or returned: an earlier reading says nothing about now.
+    #: When the device was last leased or returned: an earlier reading says nothing about now.
     changed_at: float = 0.0
     last_used: float = 0.0
     next_look: float = 0.0
-    #: Until when its memory must be free, while it settles.
+    #: While the device settles: until when its memory must be free.
     deadline: float = 0.0
     looks: int = 0
     evidence: Evidence | None = None
@@ -104,15 +104,15 @@ class Gpu:
 
     @property
     def uuid(self) -> str:
-        """Its UUID."""
+        """The device's UUID."""
         return self.device.uuid
 
     @property
     def measurable(self) -> bool:
-        """Whether its used memory is known."""
+        """Whether the driver reports the device's used memory."""
         return self.device.memory_bytes is not None
 
     @property
     def free_bytes(self) -> int:
-        """Memory not in use at the latest look."""
+        """Memory that was not in use at the latest reading."""
         return (self.device.memory_bytes or 0) - self.used_bytes

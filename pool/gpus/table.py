@@ -1,20 +1,20 @@
 """Decides which call gets which GPUs. Contains no clock, descriptor or driver.
 
     claim, withdraw, take, release   --->   grants, wanted   (for the scheduler)
-    read                             --->   looks, next_look (for whoever reads the driver)
+    read                             --->   looks, next_look (for the reader of the driver)
 
-A device has as many shares as calls may be on it at once. A lease is one share on each of as many
-different devices as its call asked for; `take` issues it, and `release` returns it, once.
+A device has as many shares as calls may be on it at once. A lease is one share on each of several
+devices, as many as its call asked for; `take` issues the lease, and `release` returns it, once.
 
     free --take--> (shares out) --release of the last--> settling --memory is back--> free
                                                             |                          ^
                                                             `--not within a bound--> quarantined
 
-Settling: a driver frees the memory of a dead process some time later, and sometimes never. The next
-call must not meet that. A device is free again when its used memory is back at its level, within a
-tolerance. If that does not happen in time it is quarantined, with the evidence; it is read again at
-growing intervals, and becomes free when its memory is back. While calls are left on a device,
-memory cannot be attributed: the device is judged when the last of them has ended.
+Settling: a driver frees the memory of a dead process some time after its end, and sometimes never.
+The next call must not meet that. A device is free again when its used memory is back at its level,
+within a tolerance. If that takes too long the device is quarantined, with the evidence; it is read
+again at growing intervals, and becomes free when its memory is back. While calls are left on a
+device, memory cannot be attributed: the device is judged when the last of them has ended.
 
 The level is the memory in use without calls of this pool. Memory that a call leaves within the
 tolerance does not raise the level, so many small leaks add up to a large one. Memory that other
@@ -22,13 +22,12 @@ programs allocate or free while a device is idle changes the level.
 
 The rules of who is next:
 
-* Claims are served strictly in the order of arrival. Shares that an earlier claim could
-  use are kept for it, also while it cannot go yet. So a stream of small claims never
-  starves a large one: each device that becomes free is kept for it until it has all.
-* A claim for more devices than are out of quarantine is passed over meanwhile, and is the
-  first again when they are back.
-* Devices are chosen by the fewest shares out, then by free memory, then the least recently
-  used.
+* Claims are served strictly in the order of arrival. Shares that an earlier claim could use are
+  kept for it, also while it cannot be granted yet. So a stream of small claims never starves a
+  large one: each device that becomes free is kept until the large claim has all its devices.
+* A claim for more devices than are out of quarantine is passed over meanwhile, and is first again
+  when they are back.
+* Devices are chosen by the fewest shares out, then by free memory, then the least recently used.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from typing import Final
 from .devices import Device, Reading
 from .states import Evidence, Gpu, GpuChange, GpuLease, GpuPolicy, GpuState, Look
 
-#: Seconds between two looks at a settling device: at first, and at most.
+#: Seconds between two readings of a settling device: at first, and at most.
 _SETTLE_LOOK_S: Final = 0.004
 _SETTLE_LOOK_MOST_S: Final = 0.25
 
@@ -51,7 +50,7 @@ class GpuTable:
     def __init__(self, policy: GpuPolicy, devices: Iterable[Device] = ()) -> None:
         self.policy = policy
         self._gpus: dict[str, Gpu] = {}
-        #: In the order of arrival; `_arrivals` finds one.
+        #: In the order of arrival; `_arrivals` finds the place of a claim.
         self.queue: list[tuple[float, int, int]] = []
         self._arrivals: dict[int, tuple[float, int, int]] = {}
         self._leases: dict[int, GpuLease] = {}
@@ -68,9 +67,10 @@ class GpuTable:
     # The wait queue of claims.
 
     def claim(self, claim: int, number: int, arrived: float) -> None:
-        """Wait for so many devices, behind all that arrived earlier.
+        """Wait for ``number`` devices, behind all claims that arrived earlier.
 
-        ``claim`` is a number of the caller's; claims of the same instant are served in its order.
+        ``claim`` is a number that the caller chooses; claims of the same instant are served in its
+        order.
         """
         if claim in self._arrivals:
             return
@@ -79,13 +79,11 @@ class GpuTable:
         bisect.insort(self.queue, place)
 
     def has(self, number: int) -> bool:
-        """Return whether a claim for so many could be taken at once: no claim waits, and they are
-        free.
-        """
+        """Return whether ``number`` devices could be taken at once: free, and no claim waits."""
         return not self.queue and sum(map(self._has_share, self._gpus.values())) >= number
 
     def withdraw(self, claim: int) -> bool:
-        """Take a claim out of the queue; True if it was there."""
+        """Remove a claim from the queue; return whether it was there."""
         place = self._arrivals.pop(claim, None)
         if place is None:
             return False
@@ -93,9 +91,9 @@ class GpuTable:
         return True
 
     def grants(self) -> list[tuple[int, tuple[str, ...]]]:
-        """The claims that could be taken now, in order, and what each would get.
+        """Return the claims that can be taken now, in order, with the devices of each.
 
-        Each of these claims can be taken, in any order: the devices of each are reserved for it.
+        They can be taken in any order: the devices of each are reserved for it.
         """
         if not self.queue:
             return []
@@ -116,10 +114,10 @@ class GpuTable:
         return found
 
     def take(self, claim: int, now: float) -> GpuLease:
-        """The lease of a claim that `grants` lists; it waits no longer.
+        """Return the lease of a claim that `grants` lists, and remove the claim from the queue.
 
         Raises:
-            LookupError: it is not among the grants.
+            LookupError: the claim is not among the grants.
         """
         uuids = dict(self.grants()).get(claim)
         if uuids is None:
@@ -135,10 +133,10 @@ class GpuTable:
         return lease
 
     def release(self, lease: GpuLease, now: float) -> None:
-        """Return a lease: no process of its call is left.
+        """Return a lease to the table: no process of its call is left.
 
         Raises:
-            LookupError: it was released before.
+            LookupError: the lease was released before.
         """
         if self._leases.pop(lease.id, None) is None:
             raise LookupError(f"{lease} was released before")
@@ -152,7 +150,7 @@ class GpuTable:
                 gpu.next_look, gpu.looks = now, 0
 
     def wanted(self) -> int:
-        """Devices that the first claim in the queue needs beyond those free, or settling.
+        """Return how many more devices the first claim needs than are free or settling.
 
         More than 0: leases that are not needed should be returned.
         """
@@ -166,21 +164,21 @@ class GpuTable:
     # Reading the driver.
 
     def looks(self, now: float) -> list[Look]:
-        """The devices to be read now; answer with `read` for each."""
+        """Return the devices to be read now; answer with `read` for each."""
         due = [gpu for gpu in self._gpus.values() if self._watched(gpu) and gpu.next_look <= now]
         for gpu in due:
-            # Not again before the answer: `read` sets the next time.
+            # `read` sets the next time; until the answer, the device is not due again.
             gpu.next_look = now + self.policy.retry_most_s
         return [Look(uuid=gpu.uuid, processes=self._is_suspect(gpu, now)) for gpu in due]
 
     def next_look(self) -> float | None:
-        """Return when `looks` will have something."""
+        """Return when a device is next due to be read."""
         return min(
             (gpu.next_look for gpu in self._gpus.values() if self._watched(gpu)), default=None
         )
 
     def read(self, reading: Reading, looked_at: float, now: float) -> GpuChange | None:
-        """A device was looked at: asked for at ``looked_at``, answered now."""
+        """Use a reading that was asked for at ``looked_at`` and arrived ``now``."""
         gpu = self._gpus[reading.uuid]
         if looked_at < gpu.changed_at:
             # The device was read before a call had it, and the answer arrived after the call's end:
@@ -211,7 +209,7 @@ class GpuTable:
         return iter(self._gpus.values())
 
     def shares_left(self, gpu: Gpu) -> int:
-        """Calls that could be put on it now."""
+        """Return how many more calls could be put on a device now."""
         return self.policy.calls_per_gpu - gpu.shares_out if self._has_share(gpu) else 0
 
     def has_share(self, uuid: str) -> bool:
@@ -220,17 +218,17 @@ class GpuTable:
 
     @property
     def usable(self) -> int:
-        """Devices out of quarantine."""
+        """The number of devices that are not quarantined."""
         return sum(gpu.state is not GpuState.QUARANTINED for gpu in self._gpus.values())
 
     @property
     def waiting(self) -> int:
-        """Claims that wait."""
+        """The number of waiting claims."""
         return len(self.queue)
 
     @property
     def leases(self) -> int:
-        """Leases that are out."""
+        """The number of leases that are out."""
         return len(self._leases)
 
     # Decisions.
@@ -239,13 +237,13 @@ class GpuTable:
         return gpu.state is GpuState.FREE and gpu.shares_out < self.policy.calls_per_gpu
 
     def _choose(self, free: dict[str, int], number: int) -> tuple[str, ...]:
-        """The best, at most so many, in the order of the bus."""
+        """Return the ``number`` best devices, or fewer, in the order of the bus."""
         best = sorted(free, key=lambda uuid: self._rank(uuid, free[uuid]))[:number]
         return tuple(uuid for uuid in free if uuid in best)
 
     def _rank(self, uuid: str, shares: int) -> tuple[int, int, float]:
         gpu = self._gpus[uuid]
-        # A few pages more or less are no reason to prefer one.
+        # A few pages more or less are no reason to prefer a device.
         free = gpu.free_bytes // max(1, self.policy.tolerance_bytes)
         return -shares, -free, gpu.last_used
 
@@ -264,12 +262,12 @@ class GpuTable:
             self._follow(gpu, reading.used_bytes)
         if reading.used_bytes is not None or gpu.shares_out:
             return None
-        # Nobody uses it and it cannot be read: what it would do to a call is not tried out.
+        # No call uses the device, and it cannot be read: do not risk a call on it.
         gpu.level_bytes = None
         return self._quarantine(gpu, reading, now)
 
     def _follow(self, gpu: Gpu, used: int) -> None:
-        """Memory that came or went while the device was idle is not a call's."""
+        """Update the level: memory that came or went on an idle device is not a call's."""
         level = gpu.level_bytes
         if level is None or used < level or used > level + self.policy.tolerance_bytes:
             gpu.level_bytes = used

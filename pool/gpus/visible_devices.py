@@ -2,14 +2,14 @@
 
     devices that NVML shows --NVIDIA_VISIBLE_DEVICES--CUDA_VISIBLE_DEVICES--> ours, in order
 
-``NVIDIA_VISIBLE_DEVICES`` says what the container was given. Normally NVML shows no more
-than that, and it changes nothing; in a privileged container NVML shows all.
+``NVIDIA_VISIBLE_DEVICES`` names the devices that the container was given. Normally NVML shows only
+those, and the variable changes nothing; in a privileged container NVML shows all.
 
 ``CUDA_VISIBLE_DEVICES`` is read as CUDA reads it: numbers, UUIDs or unique prefixes of UUIDs,
 separated by commas; the first entry that names no device ends the list; a device named twice makes
 it empty. Numbers count in the order of ``CUDA_DEVICE_ORDER``. By default CUDA puts the fastest GPU
-first, an order that only CUDA knows. If all GPUs are of one kind, it is the order of the PCI bus,
-which NVML uses; otherwise that order is used nevertheless, with a warning.
+first, an order that only CUDA knows. If all GPUs are of one kind, this is the order of the PCI bus,
+which NVML uses; otherwise the order of the bus is used nevertheless, with a warning.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ NVIDIA: Final = "NVIDIA_VISIBLE_DEVICES"
 CUDA: Final = "CUDA_VISIBLE_DEVICES"
 ORDER: Final = "CUDA_DEVICE_ORDER"
 
-#: "void" is what a container runtime leaves that has put the devices there by other means.
+#: A container runtime that provides devices by other means sets "void".
 _SAY_NOTHING: Final = frozenset({"", "all", "void"})
 _UUID: Final = ("GPU-", "MIG-")
 _PART: Final = re.compile(r"(\d+):(\d+)")
-#: CUDA takes the number that an entry begins with, and does not mind what follows.
+#: CUDA reads the number at the beginning of an entry, and ignores what follows.
 _NUMBER: Final = re.compile(r"[+-]?\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visible:
-    """The devices we may use, in the order calls would see them."""
+    """The devices we may use, in the order in which calls see them."""
 
     devices: tuple[Device, ...]
     #: Why no device is visible, if the variables are the reason.
@@ -44,7 +44,7 @@ class Visible:
 
 
 def visible(devices: Sequence[Device], environ: Mapping[str, str]) -> Visible:
-    """Return those of the devices that the variables allow."""
+    """Return the devices that the variables allow."""
     warnings: list[str] = []
     given = _given(devices, environ.get(NVIDIA), warnings)
     if devices and not given:
@@ -79,8 +79,9 @@ def _given(devices: Sequence[Device], text: str | None, warnings: list[str]) -> 
 def _given_by_number(
     devices: Sequence[Device], entries: list[str], warnings: list[str]
 ) -> tuple[Device, ...]:
-    """Numbers are the host's. Inside a container, only its own devices exist, and are
-    counted anew.
+    """Select devices by the host's numbers.
+
+    A container has only its own devices, and NVML numbers them from 0.
     """
     gpus = {device.parent or device.uuid for device in devices}
     if len(gpus) <= len({entry.split(":")[0] for entry in entries}):
@@ -99,7 +100,7 @@ def _is_numbered(device: Device, entry: str) -> bool:
 
 
 def _is(device: Device, entry: str) -> bool:
-    """Return whether the entry is the device's UUID, or that of its GPU."""
+    """Return whether an entry is the UUID of the device or of its GPU."""
     wanted = entry.lower()
     return wanted in {device.uuid.lower(), (device.parent or "").lower()}
 
@@ -144,13 +145,13 @@ def _find(devices: Sequence[Device], entry: str) -> Device | None:
         return None
     found = [device for device in devices if device.uuid.lower().startswith(entry.lower())]
     if not found:
-        # A GPU in MIG mode: CUDA shows its first part.
+        # For a GPU in MIG mode, CUDA shows its first part.
         found = [one for one in devices if (one.parent or "").lower().startswith(entry.lower())][:1]
     return found[0] if len(found) == 1 else None
 
 
 def _numbered(devices: Sequence[Device], number: int) -> Device | None:
-    """CUDA's numbers count whole GPUs; one in MIG mode stands for its first part."""
+    """Return a device by CUDA's number of the whole GPU; in MIG mode, its first part."""
     first: dict[str, Device] = {}
     for device in sorted(devices, key=lambda one: one.index):
         first.setdefault(device.parent or device.uuid, device)

@@ -1,1 +1,1 @@
-"""Decisions only: which call runs where, which zygote starts, which leaves."""
+"""Decisions only: which call runs where, which zygotes start and which exit."""

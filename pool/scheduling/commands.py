@@ -2,8 +2,8 @@
 
     Supervisor -- an event, at a time --> Scheduler -- a list of commands --> Supervisor
 
-A command is plain data: it names calls, workers and zygotes, and what to do with them. Each
-docstring says which events answer the command.
+A command is plain data: it names calls, workers and zygotes, and what to do with them. The
+docstring of a command names the events that answer it.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ class ZygoteKey(NamedTuple):
 
 
 class StartZygote(NamedTuple):
-    """Start it; answer with `zygote_ready` or `zygote_lost`."""
+    """Start a zygote; answer with `zygote_ready` or `zygote_lost`."""
 
     key: ZygoteKey
 
 
 class RetireZygote(NamedTuple):
-    """Nobody needs it any more: let it end when its workers have."""
+    """Let a zygote that no call needs exit when its workers have."""
 
     key: ZygoteKey
 
 
 class ForkWorkers(NamedTuple):
-    """Fork spares; answer with as many `worker_ready` or `worker_not_ready`."""
+    """Fork spares; answer each with `worker_ready` or `worker_not_ready`."""
 
     key: ZygoteKey
     number: int
 
 
 class DismissWorker(NamedTuple):
-    """End a spare; answer with `worker_gone`."""
+    """Stop a spare; answer with `worker_gone`."""
 
     worker: int
 
 
 class Dispatch(NamedTuple):
-    """Hand the call to the spare, with these GPUs."""
+    """Hand a call to a spare, with these GPUs."""
 
     call: int
     worker: int
@@ -53,13 +53,13 @@ class Dispatch(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """The resident that asked for a slot has one."""
+    """Tell a resident that asked for a slot that it has one."""
 
     worker: int
 
 
 class Fail(NamedTuple):
-    """End a waiting call: its zygote cannot be started, because of ``reason``."""
+    """Fail a waiting call: its zygote cannot be started, because of ``reason``."""
 
     call: int
     key: ZygoteKey
@@ -77,10 +77,10 @@ class SchedulerPolicy:
     queue_limit: int | None = None
     max_spares: int = 8
     spare_idle_s: float = 60.0
-    #: Environments beside the base that may run at once.
+    #: Environments besides the base that may run at once.
     max_environments: int = 32
     environment_idle_s: float = 900.0
 
 
 class QueueFull(Exception):
-    """No more calls may wait."""
+    """The queue is at its limit."""

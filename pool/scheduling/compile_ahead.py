@@ -1,8 +1,8 @@
 """Decides which sources a zygote compiles ahead of the calls that bring them.
 
-A function that is called repeatedly brings the same source each time, and compiling it is a fifth
-of a small call's work. After a few runs the source is compiled in the zygote, where all workers
-forked from then on find it. Not earlier: most sources come once, and a source that breaks the
+A function that is called repeatedly brings the same source each time, and compiling the source is a
+fifth of the work of a small call. After a few runs the zygote compiles it, and all workers forked
+from then on find it compiled. Not earlier: most sources come once, and a source that breaks the
 compiler must break a worker first.
 """
 
@@ -16,9 +16,9 @@ from flashpool.pool._child.wire import SOURCE_LIMIT, SOURCES
 
 __all__ = ["SOURCE_LIMIT", "CompileAhead"]
 
-#: Calls of a source that have ended in a result before it is compiled ahead.
+#: How many successful calls a source needs before it is compiled ahead.
 RUNS: Final = 3
-#: Sources that are counted at once.
+#: Most sources that are counted at once.
 COUNTED: Final = 512
 
 
@@ -27,7 +27,7 @@ class CompileAhead:
 
     def __init__(self) -> None:
         self._runs: OrderedDict[Hashable, int] = OrderedDict()
-        #: The sources that the zygote keeps: the oldest is dropped first.
+        #: The sources that the zygote keeps, the oldest first, which is dropped first.
         self.compiled: OrderedDict[Hashable, None] = OrderedDict()
 
     def ran(self, source: Hashable) -> bool:

@@ -3,7 +3,7 @@
 Environment
   |-- Function   what its calls import, and what they touch
   |-- Profile    what one loaded zygote has preloaded
-  '-- reads      what imports looked at; `conflict` tells whether a call touches any of it
+  '-- reads      what imports read; `conflict` tells whether a call touches any of it
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-#: Standard modules that a call may import without being sent to a loaded zygote.
+#: Most standard modules that a call may import without a loaded zygote being worth its forks.
 CHEAP: Final = 8
-#: Touched by what may put any module in place of another.
+#: Touched by code that may replace any module by another.
 ANY_PACKAGE: Final = "package:*"
 _ALL: Final = "*"
 
 
 @dataclass(slots=True)
 class LearnedFunction:
-    #: Modules that its calls imported, in that order.
+    #: Modules that the function's calls imported, in that order.
     needs: dict[str, None] = field(default_factory=dict)
-    #: Packages that its source names.
+    #: Packages that the function's source names.
     imports: frozenset[str] = frozenset()
-    #: What its calls said, or were seen, to touch.
+    #: What the function's calls touch, as their requests and sources say.
     touches: set[str] = field(default_factory=set)
     seen: set[str] = field(default_factory=set)
-    #: Whether a profile was started for it.
+    #: Whether a profile was started for the function.
     tried: bool = False
-    #: How often a profile would have helped for which there is no room.
+    #: How often a profile would have helped for which there was no room.
     missed: int = 0
-    #: The profiles of its calls, by what they touch; valid for a version of its environment.
+    #: The profiles of the function's calls, by what they touch; for one version of the environment.
     routes: dict[frozenset[str], tuple[int, Profile | None]] = field(default_factory=dict)
     version: int = -1
 
 
 @dataclass(slots=True)
 class Profile:
-    """The modules that one loaded zygote has preloaded, or will preload."""
+    """The modules that one loaded zygote has preloaded or will preload."""
 
     names: tuple[str, ...]
     modules: frozenset[str]
@@ -49,9 +49,9 @@ class Profile:
     outside: frozenset[str]
     up: bool = False
     used: int = 0
-    #: Packages that the source of the function names which it was made for.
+    #: Packages that the source of the profile's first function names.
     entries: frozenset[str] = frozenset()
-    #: Whether it was learned by an earlier process: its functions are known by their entries.
+    #: Whether an earlier process learned it: its functions are recognised by ``entries``.
     seeded: bool = False
 
 
@@ -61,12 +61,12 @@ class LearnedEnvironment:
     profiles: dict[int, Profile] = field(default_factory=dict)
     #: Modules that are not preloaded, and why.
     denied: dict[str, str] = field(default_factory=dict)
-    #: What imports read of their surroundings, and a module of each package that does.
+    #: What imports read of their surroundings, with the packages that do and one module of each.
     #: ``set:NAME``: a variable that an import sets.
     reads: dict[str, dict[str, str]] = field(default_factory=dict)
     last_profile: int = 0
     uses: int = 0
-    #: Counts changes that may send a call elsewhere.
+    #: Counts changes that may send a call to another zygote.
     version: int = 0
 
     @property
@@ -99,7 +99,7 @@ def is_standard(name: str) -> bool:
 
 
 def is_cheap(names: Sequence[str]) -> bool:
-    """A few modules of the standard library load faster than a larger zygote forks."""
+    """Return whether importing these modules is faster than forking a larger zygote."""
     return len(names) < CHEAP and all(map(is_standard, names))
 
 
@@ -132,9 +132,7 @@ def touched_by(known: LearnedEnvironment, one: LearnedFunction | None) -> set[st
 
 
 def _meet(touched: str, read: str) -> bool:
-    """Return whether something touched equals something read; a name may end with a star on either
-    side.
-    """
+    """Return whether something touched equals something read; a name may end with a star."""
     if touched == read:
         return True
     if touched.endswith(_ALL) and read.startswith(touched[:-1]):
@@ -152,7 +150,7 @@ def why_not(hit: PreloadConflict) -> str:
 def conflict(
     known: LearnedEnvironment, touches: Iterable[str], modules: Iterable[str]
 ) -> PreloadConflict | None:
-    """Return what a call touches that imports of preloaded modules had read."""
+    """Return what a call touches that imports of preloaded modules have read."""
     packages = {package_of(name) for name in modules}
     for what in sorted(touches):
         kind, _, name = what.partition(":")
@@ -161,8 +159,8 @@ def conflict(
         if what in {"path", ANY_PACKAGE} or (kind == "package" and name in packages):
             return PreloadConflict(what, name if name in packages else min(packages))
         for read, readers in known.reads.items():
-            # If an import sets a variable, a call that sets it, too, would find its own value there
-            # in the end, and a call that reads it would find the import's value too early.
+            # If an import sets a variable, a call that sets it as well would see its own value at
+            # the end, and a call that reads it would see the import's value too early.
             kind, _, name = read.partition(":")
             found = kind == "set" and what == f"look:{name}"
             found = found or _meet(what, f"env:{name}" if kind == "set" else read)

@@ -1,16 +1,16 @@
 """Decides what to preload, and for which calls: learned from what calls imported.
 
 An environment has a lean zygote (profile 0) and a few loaded ones. A loaded zygote serves functions
-that import everything that it has preloaded, as far as packages are concerned: in its workers they
-find exactly the modules that their own imports would have loaded. All other functions use the lean
-zygote, whose forks do not pay for pages that they do not need.
+that import all packages which it has preloaded: its workers contain exactly the modules that the
+function's own imports would have loaded. All other functions use the lean zygote, whose forks do
+not pay for pages that they do not need.
 
     a call ran --observed--> its function's needs --> a profile to start
-    a zygote came up --skipped, read--> what cannot be preloaded, and what imports looked at
-    a call comes --route--> the zygote; a lean one where the call touches what imports read
+    a zygote came up --skipped, read--> what cannot be preloaded, and what imports read
+    a call comes --route--> its zygote; a lean one if the call touches what imports read
 
-A call *touches* what its request or its source changes, or what it was seen to change: names as in
-`_child.surroundings`, and ``package:NAME`` for a module that it brings in place of another.
+A call *touches* what its request or its source changes, or what an earlier call of its function
+changed: names as in `_child.surroundings`, and ``package:NAME`` for a module that it replaces.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from .preload_profiles import (
     why_not,
 )
 
-#: Functions remembered per environment; the least recently called is forgotten.
+#: Most functions remembered per environment; the least recently called one is forgotten.
 FUNCTIONS: Final = 4096
-#: Calls that find their modules preloaded, after which a zygote that none of them used makes room.
+#: Calls that find their modules preloaded, after which a zygote that none of them used is replaced.
 UNUSED: Final = 100
-#: Calls of a function that would take another's place, before it does.
+#: Calls of a function that miss a profile, before the function's profile replaces another.
 MISSES: Final = 3
-#: Modules preloaded in one zygote, and characters of the name of one.
+#: Most modules preloaded in one zygote, and most characters of a module's name.
 MODULES: Final = 4000
 NAME: Final = 500
-#: Most changes that are recorded of one call.
+#: Most changes that are recorded per call.
 CHANGES: Final = 100
-#: A zygote that has preloaded nothing, where the lean one preloads what the settings say.
+#: The profile of a zygote that has preloaded nothing, not even what the settings name.
 BARE: Final = -1
 
 
@@ -59,17 +59,17 @@ class PreloadLearner:
         self, patterns: Iterable[str], preload: Iterable[str] = (), profiles: int = 4
     ) -> None:
         self._patterns = tuple(patterns)
-        #: Loaded zygotes of one environment, at most.
+        #: Most loaded zygotes of one environment.
         self._profiles = profiles
         #: Modules that every zygote preloads, apart from a bare one.
         self._preload = tuple(preload)
-        #: Environments of whose calls something is known.
+        #: Environments with calls from which something was learned.
         self.known: dict[str, LearnedEnvironment] = {}
 
     # Calls.
 
     def route(self, call: Call) -> ZygoteKey:
-        """The zygote that a call's worker is to come from."""
+        """Return the zygote from which a call's worker must come."""
         environment = call.provision.environment
         known = self.known.get(environment)
         if known is None:
@@ -109,7 +109,7 @@ class PreloadLearner:
     def _best(
         self, known: LearnedEnvironment, one: LearnedFunction | None, imports: frozenset[str]
     ) -> tuple[int, Profile | None]:
-        """The profile that spares a function the most imports."""
+        """Return the profile that saves a function the most imports."""
         best, number, most = None, 0, 0
         standard = one is None or all(map(is_standard, one.needs))
         for candidate, profile in known.profiles.items():
@@ -119,7 +119,7 @@ class PreloadLearner:
                 if not profile.outside <= one.needs.keys():
                     continue
                 if not (profile.outside or standard):
-                    continue  # What it spends its time on could not be preloaded.
+                    continue  # its slow imports could not be preloaded
                 spared = len(profile.modules & one.needs.keys())
             else:
                 spared = profile.seeded and profile.entries <= imports
@@ -137,7 +137,7 @@ class PreloadLearner:
         touches: Iterable[str] = (),
         imports: frozenset[str] = frozenset(),
     ) -> ZygoteKey | None:
-        """A call in a worker of this zygote imported modules; the profile to start now, if any."""
+        """Record what a call imported in a worker; return the profile to start now, if any."""
         if function is None or not self._patterns:
             return None
         names = [name for name in imported if self._may_be_named(name)]
@@ -148,7 +148,7 @@ class PreloadLearner:
         one = known.functions.pop(function, None) or LearnedFunction()
         known.functions[function] = one
         before = len(one.needs), len(one.touches)
-        # It may also have needed modules that were preloaded.
+        # Modules that were preloaded may be among those that the call needed.
         one.needs.update(dict.fromkeys((*self.modules(key), *names)))
         one.imports = imports
         one.touches.update(list(touches)[:CHANGES])
@@ -162,7 +162,7 @@ class PreloadLearner:
     def changed(
         self, key: ZygoteKey, function: Hashable, changes: Iterable[str]
     ) -> list[PreloadConflict]:
-        """A call in a worker of this zygote changed something that imports read."""
+        """Record what a call in a worker changed; return conflicts with what imports had read."""
         known = self.known.get(key.environment)
         if function is None or not (changes := list(changes)[:CHANGES]):
             return []
@@ -182,14 +182,14 @@ class PreloadLearner:
     def _grow(
         self, environment: str, known: LearnedEnvironment, one: LearnedFunction
     ) -> ZygoteKey | None:
-        """Ask for a profile of what this function needs, unless one is there or on its way."""
+        """Return a new profile of what this function needs, unless one exists or is starting."""
         wanted = [name for name in one.needs if self._allowed(name, known)][:MODULES]
         whole = any(not is_standard(name) for name in one.needs)
         if known.pending or is_cheap(wanted) or (whole and all(map(is_standard, wanted))):
             return None
         touched = touched_by(known, one)
         if not one.tried:
-            # The variables that imports set themselves are unknown before a zygote has tried.
+            # Before a zygote has tried, the variables that imports set themselves are unknown.
             touched = {what for what in touched if not what.startswith("native:")}
         if touched & {"path", ANY_PACKAGE} or conflict(known, touched, wanted):
             return None
@@ -198,11 +198,11 @@ class PreloadLearner:
         if is_cheap([name for name in wanted if name not in there]):
             return None
         if len(wanted) <= len(there & one.needs.keys()):
-            # It would be retired at once: the present zygote saves as much, with modules that could
-            # not be preloaded again.
+            # The new zygote would be retired at once: the present one saves as much, with modules
+            # that could not be preloaded again.
             return None
         if len(known.profiles) >= self._profiles:
-            # Another one makes room, if it is of less use.
+            # The new profile replaces another one, if that is less useful.
             if one.missed < MISSES or not self._one_is_unused(known):
                 return None
             one.missed = 0
@@ -223,13 +223,13 @@ class PreloadLearner:
         return profile.names if profile is not None else ()
 
     def entries(self, key: ZygoteKey) -> tuple[str, ...]:
-        """The packages by which other servers know for whom these modules are."""
+        """Return the packages by which other servers recognise calls that need these modules."""
         known = self.known.get(key.environment)
         profile = known.profiles.get(key.profile) if known is not None else None
         return tuple(sorted(profile.entries)) if profile is not None else ()
 
     def started(self, key: ZygoteKey) -> list[ZygoteKey]:
-        """The profile is ready; return profiles that are no longer needed, perhaps itself."""
+        """Note that a profile is ready; return profiles that are no longer needed, perhaps it."""
         known = self.known.get(key.environment)
         if known is None or key.profile not in known.profiles:
             return []
@@ -255,7 +255,7 @@ class PreloadLearner:
         return [ZygoteKey(key.environment, number) for number in over]
 
     def behind(self, environment: str) -> ZygoteKey | None:
-        """Return the next profile to start, if functions seen meanwhile need more."""
+        """Return the next profile to start, if functions called meanwhile need more."""
         known = self.known.get(environment)
         for one in reversed(known.functions.values()) if known is not None else ():
             if (key := self._grow(environment, known, one)) is not None:  # type: ignore[arg-type]
@@ -263,18 +263,18 @@ class PreloadLearner:
         return None
 
     def failed(self, key: ZygoteKey, module: str | None, why: str) -> None:
-        """The profile did not come up, because of this module if one is known."""
+        """Record that a profile did not start, because of ``module`` if known."""
         known = self.known.get(key.environment)
         if known is None:
             return
         profile = known.profiles.pop(key.profile, None)
         known.version += 1
         for name in (module,) if module else profile.names if profile is not None else ():
-            # The whole package: its next module would fail for the same reason.
+            # Deny the whole package: its next module would fail for the same reason.
             known.denied[package_of(name)] = why
 
     def skip(self, key: ZygoteKey, modules: Iterable[str], why: str) -> None:
-        """Record modules that are not preloaded there, nor elsewhere."""
+        """Record modules that this zygote could not preload; no zygote will."""
         known = self.known.setdefault(key.environment, LearnedEnvironment())
         skipped = set(modules)
         known.denied.update(dict.fromkeys(skipped, why))
@@ -288,7 +288,7 @@ class PreloadLearner:
             known.profiles[key.profile] = left
 
     def read(self, key: ZygoteKey, reads: dict[str, list[str]]) -> None:
-        """Record what imports of preloaded modules read, with the modules."""
+        """Record what imports of preloaded modules read, and by which modules."""
         known = self.known.setdefault(key.environment, LearnedEnvironment())
         for what, modules in reads.items():
             known.reads.setdefault(what, {}).update((package_of(one), one) for one in modules)
@@ -297,8 +297,7 @@ class PreloadLearner:
     # What was learned at other times.
 
     def seed(self, environment: str, modules: Iterable[str], entries: Iterable[str] = ()) -> None:
-        """Record what calls of a new environment imported elsewhere: a zygote preloads it from the
-        start.
+        """Record what calls of a new environment imported elsewhere, to preload it from the start.
 
         ``entries``: the packages that the sources of those calls name.
         """
@@ -319,7 +318,7 @@ class PreloadLearner:
     # For stats.
 
     def denied(self, environment: str) -> dict[str, str]:
-        """Modules that are not preloaded, or not for all functions, and why."""
+        """Return modules that are not preloaded, or not for all functions, with the reason."""
         known = self.known.get(environment)
         if known is None:
             return {}
@@ -332,8 +331,8 @@ class PreloadLearner:
         return found
 
     def _may_be_named(self, name: str) -> bool:
-        # Modules that need an inner module import it at the right moment: `_asyncio` imported
-        # before `asyncio` leaves it broken.
+        # Inner modules must be imported by the modules that need them, at the right moment:
+        # `_asyncio` imported before `asyncio` leaves it broken.
         if name.startswith("_") or len(name) > NAME:
             return False
         top = package_of(name)

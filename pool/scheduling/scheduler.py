@@ -1,47 +1,47 @@
 """Decides what runs next. Contains no clock, descriptor or process.
 
-    submitted, withdrawn, ended            StartZygote, RetireZygote
-    zygote_ready, zygote_lost      --->    ForkWorkers, DismissWorker
-    worker_ready, leaves, worker_gone      Dispatch, Grant, Fail
-    rested, wants_slot
+    submitted, withdrawn, rerouted              StartZygote, RetireZygote
+    zygote_ready, zygote_lost           --->    ForkWorkers, DismissWorker
+    worker_ready, release_early, worker_gone    Dispatch, Grant, Fail
+    release_slot, wants_slot
     tick, gpus_changed
 
-Events are methods, named for what happened and given the time where it matters; each returns
-the commands to carry out, in order. The supervisor alone calls them, and carries them out.
+Events are methods, named for what happened and given the time where it matters. Each returns the
+commands to carry out, in order. Only the supervisor calls them, and carries the commands out.
 
     Scheduler --> ZygoteLifecycle  which zygotes are up  --> TimeSlicing  who makes room
               --> Slots            which call goes next  --> WaitQueue    who waits
-                                                         --> ZygoteTable  what is known of them
+                                                         --> ZygoteTable  facts about zygotes
 
 The rules:
 
-* A call needs a slot and a spare of its zygote. It holds the slot until its worker's
-  process tree is gone (`worker_gone`), not just until its result is here. But a worker that
-  has answered and is small holds none (`release_early`), of as many as there are slots: for the
-  time it takes to be told of its end, the next call may run.
-* A call for GPUs needs a lease of them (see `gpus`) in place of a slot, and holds that for
-  as long. It stands in line for them while its zygote can fork: one that is still starting
-  keeps no device from others.
-* Oldest first among the calls whose zygote has a spare; a zygote that starts or builds
-  never holds up the calls of others.
+* A call needs a slot and a spare of its zygote. It holds the slot until its worker's process tree
+  is gone (`worker_gone`), not just until its result arrives. A small worker that has answered is
+  the exception (`release_early`): the next call may run before its exit is reported. At most as
+  many such workers may be exiting as there are slots.
+* A call for GPUs needs a lease of them (see `gpus`) instead of a slot, and holds it for as long. It
+  waits in the GPUs' queue only while its zygote can fork: while the zygote starts, the call keeps
+  no device from others.
+* Oldest first among the calls whose zygote has a spare; a zygote that starts, or an environment
+  that is built, never holds up the calls of others.
 * A resident is a worker that gives its slot back (`release_slot`) and stays. Each time it has
-  something to do it asks for one (`wants_slot`), and waits its turn with the calls.
-* Spares are forked ahead, some times as many as calls ran at once of late, at most
-  ``max_spares``; `tick` lets them go when a zygote had no call for ``spare_idle_s``.
-* Environments other than the base's may be up in a bounded number (``max_environments``).
-  One more is started in place of the one that is idle for longest. While none is idle its
-  calls wait, for `TURN_S` at most: then the one that is up for longest takes no call that
-  came after them, and goes when it is idle. So under a steady load environments take turns.
-  One that had no call for ``environment_idle_s`` is retired by `tick`.
-* A zygote that does not come up, or forks nothing, is started again when a call needs it,
-  a bounded number of times a minute; past that, calls for it fail at once with the reason,
-  until the minute is over.
-* One that the machine has no room for just now is started again by `tick`, however often:
-  its calls wait.
-* One that was killed from outside, or when it had forked workers, can start: it is started
-  again however often that happens, at once at first, then after a pause in which its calls wait,
-  until a call was answered in it. Only when for `RESTART_WINDOW_S` each start was killed are
-  those that wait told.
+  something to do it asks for a slot (`wants_slot`), and waits its turn with the calls.
+* Spares are forked ahead: a multiple of how many calls recently ran at once, at most
+  ``max_spares``. `tick` dismisses them when a zygote had no call for ``spare_idle_s``.
+* Besides the base, at most ``max_environments`` environments may be up. One more is started in
+  place of the one that has been idle longest. While none is idle its calls wait, for `TURN_S` at
+  most: then the environment that has been up longest takes no call that came after them, and is
+  stopped when it is idle. So under a steady load environments take turns. `tick` retires an
+  environment that had no call for ``environment_idle_s``.
+* A zygote that does not start, or forks nothing, is started again when a call needs it, a limited
+  number of times a minute; beyond that, calls for it fail at once with the reason, until the
+  minute is over.
+* A zygote for which the machine lacks resources is started again by `tick`, however often; its
+  calls wait.
+* A zygote that was killed from outside, or after it had forked workers, can start. It is started
+  again however often that happens: at once at first, then after a pause in which its calls wait,
+  until a call was answered in it. Its waiting calls fail only if each start was killed for
+  `RESTART_WINDOW_S`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Scheduler:
     # Calls.
 
     def check_room(self, gpus: int = 0, beside: int = 0) -> None:
-        """Check whether one more call may wait; ``beside`` wait elsewhere.
+        """Check whether one more call may wait; ``beside`` calls wait elsewhere.
 
         Raises:
             QueueFull: the queue is at its limit.
@@ -121,7 +121,7 @@ class Scheduler:
         again: bool = False,
         beside: int | None = 0,
     ) -> list[Command]:
-        """A call arrived, for so many GPUs; ``again`` when its worker died before it began.
+        """Add a call, for ``gpus`` GPUs; ``again`` if its worker died before the call began.
 
         ``beside``: calls that wait elsewhere, or None if the queue's limit does not apply.
 
@@ -142,7 +142,7 @@ class Scheduler:
         return self._lifecycle.settle(zygote, now)
 
     def withdrawn(self, call: int) -> bool:
-        """A call is cancelled or timed out; True if it was still waiting."""
+        """Remove a call that was cancelled or timed out; return whether it was still waiting."""
         return self._wait_queue.remove(call) is not None
 
     # Zygotes.
@@ -155,7 +155,7 @@ class Scheduler:
         return self._lifecycle.start(zygote, now) + self._slots.fork(zygote)
 
     def zygote_ready(self, key: ZygoteKey, now: float) -> list[Command]:
-        """The zygote can fork. If no call needs it any more, it is told to exit."""
+        """Note that a zygote can fork. If no call needs it any more, it exits."""
         zygote = self._zygote_table.entries.get(key)
         if zygote is None or not zygote.starting or zygote.exiting:
             return [] if zygote is not None and zygote.up else [RetireZygote(key)]
@@ -173,7 +173,7 @@ class Scheduler:
         killed: bool = False,
         short: bool = False,
     ) -> list[Command]:
-        """The zygote died, or did not start; `worker_gone` follows for each worker that had a call.
+        """Note that a zygote died or did not start; `worker_gone` follows for each busy worker.
 
         ``curable``: another kind of start would succeed; ``short``: the machine lacked resources.
         ``killed``: from outside, which says nothing about whether it can start.
@@ -189,7 +189,7 @@ class Scheduler:
             zygote.postpone_start(now)
         self._wait_queue.claim_gpus(zygote)
         if zygote.retiring and zygote.needed:
-            # Calls came while it was exiting: it is needed again.
+            # Calls arrived while the zygote was exiting: it is needed again.
             zygote.retiring = False
         if zygote.retiring:
             commands = self._lifecycle.retire_if_done(zygote)
@@ -198,7 +198,7 @@ class Scheduler:
             commands = self._lifecycle.fail_waiting(zygote)
         else:
             commands = self._lifecycle.settle(zygote, now)
-        # GPUs that were kept for its calls may be for others now.
+        # GPUs that were kept for its calls may be free for others now.
         return commands + self._slots.dispatch(now) + self._lifecycle.start_held_up(now)
 
     def retire(self, key: ZygoteKey, heir: ZygoteKey, now: float) -> list[Command]:
@@ -224,7 +224,7 @@ class Scheduler:
     # Workers.
 
     def worker_ready(self, worker: int, key: ZygoteKey, now: float) -> list[Command]:
-        """A spare was forked and can take a call; a spare that is not needed is dismissed."""
+        """Add a forked spare that can take a call; dismiss it if it is not needed."""
         zygote = self._zygote_table.entries.get(key)
         if worker in self._zygote_of:
             return []
@@ -241,7 +241,7 @@ class Scheduler:
         return self._slots.dispatch(now) if self._wait_queue.calls else []
 
     def worker_not_ready(self, key: ZygoteKey, now: float) -> list[Command]:
-        """A fork that was asked for ended before it could take a call."""
+        """Note that a fork exited before it could take a call."""
         zygote = self._zygote_table.entries.get(key)
         if zygote is None:
             return []
@@ -251,7 +251,7 @@ class Scheduler:
         return self._lifecycle.settle(zygote, now)
 
     def release_early(self, worker: int, now: float) -> list[Command]:
-        """A worker has answered, used little memory, and exits now."""
+        """Note that a small worker has answered and exits; free its slot early."""
         key = self._zygote_of.get(worker)
         zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is None:
@@ -264,7 +264,7 @@ class Scheduler:
         return self._slots.dispatch(now) if somebody_waits else []
 
     def worker_gone(self, worker: int, now: float) -> list[Command]:
-        """A worker's whole process tree is gone: its slot is free."""
+        """Note that a worker's whole process tree is gone; free its slot."""
         key = self._zygote_of.pop(worker, None)
         zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is None:
@@ -283,7 +283,7 @@ class Scheduler:
         return commands
 
     def spare_died(self, worker: int) -> None:
-        """A spare's death is known before its tree is gone: offer it to no call."""
+        """Offer a dead spare to no call, although its process tree may not be gone."""
         key = self._zygote_of.get(worker)
         zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is not None:
@@ -292,7 +292,7 @@ class Scheduler:
     # Residents.
 
     def release_slot(self, worker: int, now: float) -> list[Command]:
-        """A resident has nothing to do for now: its slot is free, its GPUs are not."""
+        """Free the slot of a resident that has nothing to do; it keeps its GPUs."""
         key = self._zygote_of.get(worker)
         zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is None or not self._slots.release_slot(worker, zygote):
@@ -300,7 +300,7 @@ class Scheduler:
         return self._slots.dispatch(now)
 
     def wants_slot(self, worker: int, since: float, now: float) -> list[Command]:
-        """A resident has had something to do since that time. One with GPUs needs no slot."""
+        """Ask for a slot for a resident with work since ``since``; with GPUs it needs none."""
         key = self._zygote_of.get(worker)
         zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is None or not self._slots.is_resident(worker):
@@ -315,13 +315,13 @@ class Scheduler:
     # GPUs.
 
     def gpus_changed(self, now: float) -> list[Command]:
-        """Devices became free, or were lost."""
+        """Dispatch calls, because devices became free or were lost."""
         return self._slots.dispatch(now)
 
     # Time.
 
     def tick(self, now: float) -> list[Command]:
-        """Let go of what has not been needed for long. Call it every `TICK_S` or so."""
+        """Stop what has not been needed for long. Call this about every `TICK_S`."""
         commands: list[Command] = []
         for zygote in self._zygote_table:
             commands += map(DismissWorker, self._slots.surplus(zygote, now))
@@ -330,7 +330,7 @@ class Scheduler:
     # Environments.
 
     def retire_idle(self, environment: str, now: float) -> list[Command]:
-        """Nobody insists on this environment any more: let it go, unless a call uses it."""
+        """Stop an environment that its owner no longer wants, unless a call uses it."""
         group = self._zygote_table.group(environment)
         if not group.idle:
             return []
@@ -357,7 +357,7 @@ class Scheduler:
 
     @property
     def busy(self) -> int:
-        """Slots that are held."""
+        """The number of slots that are held."""
         return self._slots.busy
 
     @property
@@ -367,7 +367,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait."""
+        """The number of waiting calls."""
         return len(self._wait_queue.calls)
 
     def waits(self) -> dict[str, list[Wait]]:
@@ -384,12 +384,12 @@ class Scheduler:
         return zygote is not None and zygote.can_fork
 
     def spares(self, key: ZygoteKey) -> int:
-        """Spares that wait for a call."""
+        """Return how many spares wait for a call."""
         zygote = self._zygote_table.entries.get(key)
         return len(zygote.spares) if zygote else 0
 
     def gpus_of(self, worker: int) -> tuple[str, ...]:
-        """The devices that a worker holds."""
+        """Return the devices that a worker holds."""
         return self._slots.gpus_of(worker)
 
     def keys(self) -> Iterable[ZygoteKey]:

@@ -6,9 +6,9 @@
     a zygote that has fewer spares than it could use       --> ForkWorkers
 
 Oldest first among the calls whose zygote has a spare. A worker holds its slot or GPUs until its
-process tree is gone, except a small one that has answered: the next call begins while it exits, for
-as many at once as there are slots. A resident releases its slot each time it rests, and keeps its
-GPUs.
+process tree is gone, except a small worker that has answered: the next call begins while it exits,
+for as many workers at once as there are slots. A resident releases its slot whenever it has nothing
+to do, and keeps its GPUs.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Slots:
         self._wait_queue = wait_queue
         self._gpus = gpus
         self._time_slicing = time_slicing
-        #: Free slots.
+        #: The number of free slots.
         self.free = policy.slots
-        #: Workers that hold a slot, and those that hold GPUs.
+        #: Workers that hold a slot.
         self._holding: set[int] = set()
-        #: Workers that held one, have answered, and are not gone yet.
+        #: Workers that held a slot, have answered, and whose process trees are not gone.
         self._exiting: set[int] = set()
         self._leases: dict[int, GpuLease] = {}
-        #: Residents, and those of them that want a slot: since when.
+        #: Residents; and those of them that want a slot, with the time since when.
         self._residents: set[int] = set()
         self.asking: dict[int, float] = {}
 
@@ -59,12 +59,12 @@ class Slots:
         """Return whether one more call could run if its zygote were ready."""
         return self._gpus.has(gpus) if gpus else self.free > 0
 
-    # Given out.
+    # Giving out.
 
     def dispatch(self, now: float, settling: ZygoteRow | None = None) -> list[Command]:
         """Pair waiting calls with spares while there are GPUs and slots, oldest call first.
 
-        Zygotes fork as needed for that; ``settling`` is one that may have to fork in any case.
+        Zygotes fork as needed for that; ``settling`` is a zygote that may have to fork in any case.
         """
         touched = [settling] if settling is not None else []
         # Under load, no slot is free at most events.
@@ -84,7 +84,7 @@ class Slots:
             if zygote not in touched:
                 touched.append(zygote)
         if self._wait_queue.calls and (self.free > 0 or self._gpus.queue):
-            # One became free for calls whose zygotes have not forked for lack of it.
+            # A slot or GPU is free for calls whose zygotes have not forked because there was none.
             touched = [
                 zygote for zygote in self._zygote_table if zygote.needed or zygote in touched
             ]
@@ -97,7 +97,7 @@ class Slots:
         for call, _uuids in self._gpus.grants():
             zygote = self._wait_queue.waits_for(call)
             if not zygote.spares or self._time_slicing.yields(zygote, zygote.for_gpus[call][0]):
-                continue  # its devices are kept; a fork is under way, or it stands in line anew
+                continue  # its devices are kept: a fork is under way, or its environment yields
             lease = self._gpus.take(call, now)
             self._wait_queue.remove(call)
             commands.append(self.begin(call, zygote, now, lease))
@@ -108,7 +108,7 @@ class Slots:
     def begin(
         self, call: int, zygote: ZygoteRow, now: float, lease: GpuLease | None = None
     ) -> Dispatch:
-        """Give a spare the call, and GPUs or else a free slot."""
+        """Give a call to a spare, with a lease of GPUs or else a free slot."""
         zygote.busy += 1
         zygote.peak = max(zygote.peak, zygote.busy - zygote.answered)
         zygote.last_used = now
@@ -133,9 +133,7 @@ class Slots:
         return min(able, key=lambda zygote: next(iter(zygote.waiting.values())), default=None)
 
     def _longest_asking(self, rival: ZygoteRow | None) -> int | None:
-        """Return the resident that has waited longest for a slot, if longer than the
-        rival's call.
-        """
+        """Return the resident that has asked longest, if longer than the rival's oldest call."""
         worker = min(self.asking, key=self.asking.__getitem__)
         return None if rival and rival.since < self.asking[worker] else worker
 
@@ -145,12 +143,13 @@ class Slots:
         self.free -= 1
         return Grant(worker)
 
-    # Asked for, and given back.
+    # Asking and releasing.
 
     def release_early(self, worker: int, zygote: ZygoteRow) -> bool:
-        """A worker has answered, and has little to clear away; return whether that freed a slot.
+        """Note that a small worker has answered; return whether that freed a slot.
 
-        Bounded, because what it started may be slower to go than calls are to come.
+        The number of such workers is limited, because what they started may exit more slowly than
+        calls arrive.
         """
         if worker not in self._holding or len(self._exiting) >= self._policy.slots:
             return False
@@ -161,14 +160,14 @@ class Slots:
         return True
 
     def ask_slot(self, worker: int, since: float) -> bool:
-        """A resident has something to do, since then; False when it needs no slot: it has GPUs, or one."""
+        """Ask for a slot for a resident; return False if it has GPUs or a slot already."""
         if worker in self._leases or worker in self._holding:
             return False
         self.asking[worker] = since
         return True
 
     def release_slot(self, worker: int, zygote: ZygoteRow) -> bool:
-        """A resident rests; return whether that freed a slot."""
+        """Note that a resident has nothing to do; return whether that freed a slot."""
         if not (worker in self._holding or worker in self._leases):
             return False
         if worker not in self._residents:
@@ -190,12 +189,12 @@ class Slots:
         return worker in self._residents and not self.asking
 
     def gpus_of(self, worker: int) -> tuple[str, ...]:
-        """The devices it holds."""
+        """Return the devices that a worker holds."""
         lease = self._leases.get(worker)
         return lease.uuids if lease is not None else ()
 
     def gone(self, worker: int, zygote: ZygoteRow, now: float) -> None:
-        """A worker's process tree is gone: free what it held."""
+        """Free what a worker held whose process tree is gone."""
         if lease := self._leases.pop(worker, None):
             self._gpus.release(lease, now)
         elif worker in self._holding:
@@ -223,7 +222,7 @@ class Slots:
         have = len(zygote.spares) + zygote.forking
         able = self._could_run(zygote) if zygote.waiting or zygote.for_gpus else 0
         wanted = self._spares_wanted(zygote, able)
-        # Several at a time, when several are kept: a zygote forks them more cheaply.
+        # Several at a time, if several are kept: a zygote forks them more cheaply together.
         if have >= wanted or (have > wanted // 2 and have >= able):
             return []
         missing = wanted - have
@@ -245,7 +244,7 @@ class Slots:
         """Return a multiple of the recent peak of running calls, or one per call that could run
         now.
 
-        Two for a single caller, who comes back before the next one is forked.
+        Two for a single caller, whose next call comes before another spare is forked.
         """
         ahead = 4 * zygote.peak if zygote.peak > 1 else 2 * zygote.peak
         return max(able, min(ahead, self._policy.max_spares))

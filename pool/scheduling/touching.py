@@ -1,17 +1,17 @@
-"""Finds what a source changes in its process that imports read, as far as its text says.
+"""Finds what a source changes in its process that imports read, judged by its text.
 
     os.environ["HF_HOME"] = ...           env:HF_HOME
     os.environ.update(...), putenv(name)  env:*        any variable
     os.chdir(...)                         cwd
     sys.argv = ..., setlocale(...)        argv, locale
     warnings.simplefilter("error")        warnings
-    random.seed(...)                      random   where an import draws, its numbers would be others
-    os.environ.get("X")                   look:X   where an import sets it, it would be there too early
-    sys.path.insert(...), gevent          package:*    any module may be another one
+    random.seed(...)                      random       an import that draws would get other numbers
+    os.environ.get("X")                   look:X       a variable that an import sets is not set yet
+    sys.path.insert(...), gevent          package:*    any module may be replaced by another
 
 The source is searched as text: a server does not parse what others send. Code that only reads
-variables, or appends to the search path, changes nothing for imports; code that is not understood
-counts as a change.
+variables, or appends to the search path, changes nothing for imports; code that the search does not
+understand counts as a change.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _OTHERS: Final = {
     "argv": re.compile(r"\bargv\b"),
     "random": re.compile(r"\b(?:manual_)?seed\w*\s*\(|\bset_?state\s*\("),
     "locale": re.compile(r"\bsetlocale\b"),
-    # To ignore more changes no import that is quiet anyway.
+    # Ignoring more warnings changes no import that raises none anyway.
     "warnings": re.compile(
         r"""\b(?:simplefilter|filterwarnings)\s*\((?!\s*(?:action\s*=\s*)?["']ignore)"""
     ),
 }
 _TEXT: Final = r"""\s*(?:["'](\w+)["'])"""
-#: What follows the name of the table of variables if it is only read.
+#: What follows the name of the environment's mapping if the code only reads it.
 _ONLY_READ: Final = re.compile(
     r"""\s*\[\s*[^\]\n]*\](?!\s*(?:=(?!=)|[-+|*/&%^@]=|<<=|>>=|//=|\*\*=))"""
     r"""|\s*\.\s*(?:get|copy|items|keys|values|__contains__|__getitem__)\s*\("""
@@ -56,7 +56,7 @@ _ENVIRON: Final = re.compile(r"\benvironb?\b")
 _IMPORTED: Final = re.compile(r"(?:from|import)[\w\s.,]*$")
 _ALIASED: Final = re.compile(r"\s+as\b")
 _DELETED: Final = re.compile(r"\bdel\s+(?:\w+\s*\.\s*)?$")
-#: Behind these, the table is handed on, and who gets it may change it; but copies are copies.
+#: After these, the mapping is handed on to code that may change it; a copy is harmless.
 _HANDED_ON: Final = re.compile(
     r"(?:\bin\s+|\bdict\(\s*|\*\*\s*|\benv\s*=\s*|\blen\(\s*|\bsorted\(\s*)$"
 )
@@ -67,7 +67,7 @@ _ANY: Final = "env:*"
 
 
 def touches(text: str) -> set[str]:
-    """Return what the source may change, as names of `preloading`."""
+    """Return what the source may change, in the names of `preloading`."""
     if _SUSPICIOUS.search(text) is None:
         return set()
     found = set(_variables(text))
@@ -110,12 +110,12 @@ def _of_environ(before: str, after: str) -> Iterator[str]:
 def _is_assigned(lead: str, rest: str) -> bool:
     if not rest.lstrip().startswith("["):
         return False
-    # At the beginning of a statement it may be one of several targets, or have an annotation.
+    # At the beginning of a statement, the name may be one of several targets, or be annotated.
     return _ONLY_READ.match(rest) is None or (not lead.strip() and bool(_TARGETS.match(rest)))
 
 
 def imports(text: str) -> set[str]:
-    """The packages that its import statements name."""
+    """Return the packages that the import statements of a source name."""
     found = set()
     for match in _IMPORT.finditer(text):
         names = match[1] or match[2]

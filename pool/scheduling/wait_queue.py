@@ -1,11 +1,11 @@
 """The waiting calls: each at the entry of its zygote, and calls for GPUs also in the GPUs' queue.
 
-    join --> waits at its zygote's entry --> remove (it goes to a worker, or is withdrawn)
+    join --> waits at its zygote's entry --> remove (dispatched, or withdrawn)
                      |      ^
-                     '------'  hand_on, reroute: another zygote is the better one
+                     '------'  hand_on, reroute: to another zygote's entry
 
-A call for GPUs is in two places: at its zygote's entry, and in the table's queue of claims,
-exactly while that zygote can fork. One that is still starting keeps no device from others.
+A call for GPUs is in two places: at its zygote's entry, and, exactly while that zygote can fork, in
+the table's queue of claims. While the zygote starts, the call keeps no device from others.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _Since = TypeVar("_Since", float, tuple[float, int])
 
 
 class Wait(NamedTuple):
-    """Calls that wait for one thing."""
+    """Calls that wait for the same thing."""
 
     number: int
-    #: When the oldest one came.
+    #: When the oldest of them arrived.
     since: float
 
 
 class WaitQueue:
-    """All calls that wait."""
+    """All waiting calls."""
 
     def __init__(self, zygote_table: ZygoteTable, gpus: GpuTable) -> None:
         self._zygote_table = zygote_table
         self._gpus = gpus
-        #: By call: the zygote it waits for.
+        #: By call: the zygote that it waits for.
         self.calls: dict[int, ZygoteKey] = {}
 
     def join(self, call: int, zygote: ZygoteRow, now: float, *, gpus: int, again: bool) -> None:
@@ -63,14 +63,14 @@ class WaitQueue:
         return zygote
 
     def remove_all(self, zygote: ZygoteRow) -> list[int]:
-        """Nobody waits for this zygote any more; who did."""
+        """Remove all calls that wait for a zygote, and return them."""
         calls = [*zygote.waiting, *zygote.for_gpus]
         for call in calls:
             self.remove(call)
         return calls
 
     def waits_for(self, call: int) -> ZygoteRow:
-        """The zygote that a call waits for."""
+        """Return the zygote that a call waits for."""
         return self._zygote_table.entries[self.calls[call]]
 
     def hand_on(self, zygote: ZygoteRow, heir: ZygoteRow) -> None:
@@ -83,7 +83,7 @@ class WaitQueue:
         self.claim_gpus(heir)
 
     def reroute(self, calls: Iterable[int], heir: ZygoteRow) -> None:
-        """Move those of the calls that wait for a slot to another zygote; they keep their turn."""
+        """Move those calls that wait for a slot to another zygote; they keep their turn."""
         moved: dict[int, float] = {}
         for call in calls:
             key = self.calls.get(call)
@@ -105,7 +105,7 @@ class WaitQueue:
 
     @property
     def waits(self) -> dict[str, list[Wait]]:
-        """Return the waiting calls by what they wait for: ``start`` of an interpreter, ``slot``, ``gpu``."""
+        """Return the waiting calls by what they wait for: ``start``, ``slot`` or ``gpu``."""
         found: dict[str, list[Wait]] = {"start": [], "slot": [], "gpu": []}
         for zygote in self._zygote_table:
             up = zygote.can_fork

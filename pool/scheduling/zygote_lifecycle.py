@@ -1,12 +1,12 @@
 """Decides which zygotes run: when one starts, what makes room for it, when one may exit.
 
     a call waits --> start --> StartZygote       unless it is broken, pauses, or has no room
-    no room      --> TimeSlicing --> let_go, or somebody yields
-    let_go       --> DismissWorker of its spares, RetireZygote when its last worker is gone
+    no room      --> TimeSlicing --> retire_environment, or an environment yields
+    retire_environment --> DismissWorker of its spares, RetireZygote when its last worker is gone
 
-A zygote that does not start, or never forks a worker, is started a bounded number of times in
-`RESTART_WINDOW_S`; then its calls fail with the reason. One that was killed although it works, or
-while it started, is always started again, after a pause if that happens often.
+A zygote that does not start, or never forks a worker, is started a limited number of times in
+`RESTART_WINDOW_S`; then its calls fail with the reason. A zygote that was killed although it works,
+or while it started, is always started again, after a pause if that happens often.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ZygoteLifecycle:
         self._wait_queue = wait_queue
         self._slots = slots
         self._time_slicing = time_slicing
-        #: Whether calls may be waiting for the room of an environment.
+        #: Whether calls may be waiting for an environment's room.
         self.crowded = False
 
     # Starts.
@@ -47,7 +47,7 @@ class ZygoteLifecycle:
         return self._slots.dispatch(now, zygote)
 
     def start(self, zygote: ZygoteRow, now: float) -> list[Command]:
-        """Start it, if it may and there is room; or fail its calls."""
+        """Start a zygote, if it may start and there is room; or fail its calls."""
         if zygote.up or zygote.starting:
             return []
         zygote.forget_old_starts(now)
@@ -71,7 +71,7 @@ class ZygoteLifecycle:
         return [Fail(call, zygote.key, zygote.last_failure) for call in calls]
 
     def _make_room_for(self, zygote: ZygoteRow, now: float) -> list[Command]:
-        """Stop an environment if there is no room, or make one yield."""
+        """Stop an environment if there is no room, or make an environment yield."""
         if self._zygote_table.has_room(zygote.key.environment):
             return []
         turn = self._time_slicing.who_goes(zygote, now)
@@ -80,7 +80,7 @@ class ZygoteLifecycle:
         return self._slots.dispatch(now) if turn.changed else []
 
     def start_held_up(self, now: float) -> list[Command]:
-        """Start zygotes whose calls waited for room, the longest first."""
+        """Start zygotes whose calls waited for room, the longest wait first."""
         held_up = self._zygote_table.held_up() if self._wait_queue.calls else []
         if not held_up and not self._time_slicing.yielding:
             return []
@@ -94,7 +94,7 @@ class ZygoteLifecycle:
     # Ends.
 
     def retire_environment(self, group: EnvironmentRows) -> list[Command]:
-        """Stop its zygotes from taking calls; they exit with their last workers."""
+        """Stop an environment's zygotes from taking calls; they exit with their last workers."""
         commands: list[Command] = []
         for zygote in group.zygotes:
             if zygote.retiring:
@@ -105,13 +105,13 @@ class ZygoteLifecycle:
         return commands
 
     def dismiss_spares(self, zygote: ZygoteRow) -> list[Command]:
-        """Dismiss spares that wait for a call."""
+        """Dismiss a zygote's spares."""
         commands: list[Command] = [DismissWorker(worker) for worker in zygote.spares]
         zygote.spares.clear()
         return commands
 
     def retire_if_done(self, zygote: ZygoteRow) -> list[Command]:
-        """Let a retiring zygote exit if no worker of it is left."""
+        """Let a retiring zygote exit if it has no worker left."""
         if zygote.exiting or not zygote.empty:
             return []
         if zygote.up or zygote.starting:
@@ -119,16 +119,16 @@ class ZygoteLifecycle:
             zygote.exiting = True
             return [RetireZygote(zygote.key)]
         if zygote.needed:
-            zygote.retiring = False  # it has its turn when there is room
+            zygote.retiring = False  # it is started when there is room
             return []
         self._zygote_table.entries.pop(zygote.key, None)
         return []
 
     def retire_unused(self, now: float) -> list[Command]:
-        """Stop environments that had no call for long."""
+        """Stop environments that had no call for a long time."""
         commands: list[Command] = []
         for group in self._zygote_table.beside_base():
-            # A zygote that does not start is remembered as long as its starts count.
+            # A zygote that does not start is remembered for as long as its starts count.
             limit = 0.0 if group.live else RESTART_WINDOW_S
             age = now - group.last_used
             if age > max(limit, self._policy.environment_idle_s) and group.idle:
