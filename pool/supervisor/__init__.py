@@ -1,1 +1,1 @@
-"""The owner of a pool's state: commands of the scheduler out, news of processes in."""
+"""The owner of a pool's state: carries out the scheduler's commands, handles process events."""

@@ -3,8 +3,8 @@
     find(app) --no packages named--> the base's interpreter      --> a name in EnvironmentRegistry
               --a spec-------------> the store's environment ----'
 
-The name of an app's environment lasts as long as the pool knows it: while it has processes, and its
-zygote is not idle for too long. The next worker after that gets a new name.
+The name of an app's environment lasts as long as the pool knows it: while the environment has
+processes, and its zygote is not idle for too long. The next worker after that gets a new name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AppEnvironments:
         self._registry = registry
         self._base_python = base_python
         self._provisioning = provisioning
-        #: The last name of each app; apps are compared by identity.
+        #: The current name of each app's environment; apps are compared by identity.
         self._names: dict[int, tuple[App, str]] = {}
         self._numbers = itertools.count(1)
 
@@ -42,7 +42,7 @@ class AppEnvironments:
         """Return the name; the caller must start something in it in the same turn of the loop.
 
         Raises:
-            InvalidRequest, EnvironmentError, Timeout: it cannot be had.
+            InvalidRequest, EnvironmentError, Timeout: the environment cannot be provided.
         """
         known = self._names.get(id(app))
         if known is not None and known[1] in self._registry and not self._is_lost(known):

@@ -1,4 +1,4 @@
-"""Environments that an operator has made before any call asks for them."""
+"""Environments that an operator has built before any call asks for them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class BuildAhead:
         self.progress = line
 
     def view(self, key: str) -> BuildView:
-        """Return what operators see of it."""
+        """Return what operators see of this build."""
         return BuildView(
             key=key,
             requirements=self.spec.requirements,
@@ -61,23 +61,24 @@ class BuildAhead:
 
 
 class BuildsAhead:
-    """All builds without a call that are under way."""
+    """All running builds without a call."""
 
     def __init__(self) -> None:
         self._builds: dict[str, BuildAhead] = {}
 
     def views(self) -> list[BuildView]:
-        """Return what operators see of them."""
+        """Return what operators see of these builds."""
         return [one.view(key) for key, one in self._builds.items()]
 
     async def build(
         self, spec: Spec, environments: EnvironmentLeases, wait_s: float
     ) -> Mapping[str, Any]:
-        """Build an environment, or join its build; return its facts, or its key if that takes
-        longer.
+        """Build an environment, or join its build; return its facts.
+
+        After ``wait_s`` return the build's key and progress.
 
         Raises:
-            FlashpoolError: it cannot be had.
+            FlashpoolError: the environment cannot be built.
         """
         key = key_of(spec)
         one = self._builds.get(key)
@@ -106,10 +107,10 @@ class BuildsAhead:
     def _over(self, key: str, task: asyncio.Task[Provision]) -> None:
         del self._builds[key]
         if not task.cancelled():
-            task.exception()  # told by `_make`, whether anybody waits or not
+            task.exception()  # marks the error as seen; `_make` has logged it
 
     def cancel(self, key: str, reason: str) -> bool:
-        """End one."""
+        """Cancel a build; return False if there is no such build."""
         one = self._builds.get(key)
         if one is None:
             return False
@@ -118,7 +119,7 @@ class BuildsAhead:
         return True
 
     async def close(self) -> None:
-        """End all of them."""
+        """Cancel all builds."""
         tasks = [one.task for one in self._builds.values()]
         for task in tasks:
             task.cancel()

@@ -1,7 +1,7 @@
-"""Looking into the calls of a pool: `watching.CallWatching` of the supervisor.
+"""Answers questions about a pool's calls: implements `watching.CallWatching`.
 
-Questions are answered from state that exists already: a call that is not watched costs nothing. A
-feed for a call's output is placed between the call and its sink.
+Answers come from state that exists already: a call that is not watched costs nothing. A feed for a
+call's output is placed between the call and its sink.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STATES = {Phase.QUEUE: "queued", Phase.RUN: "running", Phase.EXIT: "exiting"}
 
 
 class FollowedSink:
-    """Stands before a call's sink: what it hears, the readers of the call's output hear, too."""
+    """Passes events to a call's sink, and its output to readers as well."""
 
     __slots__ = ("_sink", "environment_ready", "feeds", "item", "notes", "started")
 
@@ -41,24 +41,24 @@ class FollowedSink:
         self.item = sink.item
         self.environment_ready = sink.environment_ready
         self.started: Callable[[], None] | None = getattr(sink, "started", None)
-        #: Progress lines of its environment.
+        #: Progress lines of the call's environment.
         self.notes: bytes = getattr(sink, "notes", b"")
 
     def told(self, line: str) -> None:
-        """Record progress of the environment."""
+        """Pass on progress of the environment."""
         for feed in self.feeds:
             feed.put(f"{line}\n".encode("utf-8", "replace"))
         self._sink.told(line)
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
-        """Record output."""
+        """Pass on output."""
         for feed in self.feeds:
             feed.put(chunk, stderr=stderr)
         if self._sink.wants_output:
             self._sink.output(chunk, stderr=stderr)
 
     def done(self, outcome: Outcome) -> None:
-        """The end."""
+        """Pass on the outcome, and end the feeds."""
         for feed in self.feeds:
             feed.end(outcome)
         self._sink.done(outcome)
@@ -77,10 +77,10 @@ class CallWatch:
         self._provisioning = provisioning
         self._open_provisioning = open_provisioning
 
-    # Which.
+    # Finding calls.
 
     def find(self, text: str) -> int | None:
-        """The number of the call that has this id."""
+        """Return the number of the call that has this id."""
         number = call_ids.number_of(text)
         if number is not None and self._is_known(number):
             return number
@@ -109,7 +109,7 @@ class CallWatch:
         return list(self._components.calls.by_id.values())
 
     def calls(self) -> list[CallView]:
-        """Return all calls that have not ended, oldest first, then the latest that have."""
+        """Return all calls that have not ended, oldest first, then the latest that have ended."""
         found = [*self._building(), *map(self._of_active, self._active())]
         found.sort(key=lambda one: one.number)
         return [*found, *map(_of_ended, self._components.calls.history)]
@@ -156,10 +156,10 @@ class CallWatch:
             receipt=cost.as_dict(),
         )
 
-    # What it writes.
+    # Output.
 
     def follow(self, number: int) -> OutputFeed | None:
-        """Return a feed of its kept and further output."""
+        """Return a feed of a call's kept and further output."""
         running = self._components.calls.get(number)
         if running is not None:
             sink = running.sink = _followed(running.sink)
@@ -183,7 +183,7 @@ class CallWatch:
         return feed
 
     def unfollow(self, number: int, feed: OutputFeed) -> None:
-        """Nobody reads that any more."""
+        """Remove a feed that nobody reads any more."""
         running = self._components.calls.get(number)
         provisioning = self._provisioning()
         waiting = None if provisioning is None else provisioning.waiting_call(number)
@@ -191,10 +191,10 @@ class CallWatch:
             if one is not None and isinstance(one.sink, FollowedSink) and feed in one.sink.feeds:
                 one.sink.feeds.remove(feed)
 
-    # Where it is.
+    # Stacks.
 
     async def stacks(self, number: int) -> Stacks | None:
-        """Return the stacks of its process's threads."""
+        """Return the stacks of the threads of a call's process."""
         running = self._components.calls.get(number)
         worker = None if running is None else running.worker
         if running is None:
@@ -208,11 +208,11 @@ class CallWatch:
     # Instances and environments.
 
     def instances(self) -> set[str]:
-        """Names of those that are there, or being created."""
+        """Return the names of instances that exist or are being created."""
         return {one.name for one in self._components.residents.table}
 
     def close_instance(self, name: str, reason: str) -> bool:
-        """Close an instance when its calls are over."""
+        """Close an instance when its calls have finished."""
         residents = self._components.residents
         if residents.table.get(name) is None:
             return False
@@ -220,12 +220,12 @@ class CallWatch:
         return True
 
     def builds(self) -> list[BuildView]:
-        """Environments that calls wait for."""
+        """Return the environments that calls wait for."""
         provisioning = self._provisioning()
         return [] if provisioning is None else provisioning.builds()
 
     def cancel_build(self, key: str, reason: str) -> int | None:
-        """Cancel all calls that wait for one."""
+        """Cancel all calls that wait for a build."""
         provisioning = self._provisioning()
         return None if provisioning is None else provisioning.cancel_build(key, reason)
 
@@ -234,11 +234,11 @@ class CallWatch:
         return await self._open_provisioning().build_ahead(spec, wait_s)
 
     async def explain(self, spec: Spec) -> Mapping[str, Any]:
-        """Explain what building it would install."""
+        """Explain what building an environment would install."""
         return await self._open_provisioning().explain(spec)
 
     async def lock_of(self, digest: str) -> tuple[str, ...]:
-        """The exact versions in an environment."""
+        """Return the exact versions in an environment."""
         return await self._open_provisioning().lock_of(digest)
 
     async def environments(self) -> Mapping[str, Any]:

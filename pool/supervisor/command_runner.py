@@ -1,4 +1,4 @@
-"""Carries out what the scheduler decides, and what follows from what calls import.
+"""Carries out the scheduler's commands, and what follows from what calls import.
 
     Scheduler -- Dispatch, DismissWorker ------------> WorkerSet
               -- StartZygote, RetireZygote, Fork ----> ZygoteSet
@@ -46,12 +46,12 @@ class CommandRunner:
         self.codec = Codec.FLASH
 
     def do(self, commands: Iterable[Command]) -> None:
-        """Carry them out."""
+        """Carry out commands, in order."""
         components = self._components
         for command in commands:
             try:
                 self._do_one(command)
-            except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
+            except Exception as error:  # noqa: BLE001 - counted; the call or worker concerned fails
                 # Later commands concern other calls.
                 components.recorder.callback_failed(f"{command!r}", error)
                 with components.recorder.counted(f"the end of {command!r}"):
@@ -73,13 +73,13 @@ class CommandRunner:
         elif isinstance(command, StartZygote):
             components.zygote_set.start(command.key)
         elif isinstance(command, RetireZygote) and command.key in components.zygote_set:
-            # It may just have died, before it had a worker.
+            # The zygote may just have died, before it had a worker.
             components.zygote_set.retire(components.zygote_set[command.key])
         elif isinstance(command, Fail):
             self._fail(command)
 
     def _end(self, command: Command, error: Exception) -> None:
-        """End what a command concerns that failed because of a bug in flashpool."""
+        """Fail the call, worker or zygote of a command that hit a bug in flashpool."""
         components = self._components
         if isinstance(command, Dispatch):
             if (worker := components.worker_set.by_id.get(command.worker)) is not None:
@@ -101,7 +101,7 @@ class CommandRunner:
         worker = components.worker_set.by_id[command.worker]
         running = components.calls.by_id.get(command.call)
         if running is None:
-            # A number that belongs to no call belongs to a load.
+            # The number belongs to no call, but to the loading of an app or instance.
             if components.apps.takes(command.call):
                 components.apps.dispatched(command.call, worker, gpus)
                 return
@@ -126,12 +126,12 @@ class CommandRunner:
 
     def _grant(self, worker_id: int) -> None:
         worker = self._components.worker_set.by_id.get(worker_id)
-        if worker is not None:  # else it went down with its zygote just now
+        if worker is not None:  # otherwise it was lost with its zygote just now
             self._components.residents.granted(worker)
 
     def _fork(self, command: ForkWorkers) -> None:
         components = self._components
-        # Spares for which calls wait already have no time to warm up.
+        # Spares for which calls wait have no time to warm up.
         practise = "" if components.scheduler.waiting else self.codec.value
         components.zygote_set.fork(command.key, command.number, practise)
 
@@ -145,7 +145,7 @@ class CommandRunner:
             outcome = outcomes.start_failed(failed.key.environment, failed.reason)
             self._components.calls.finish(failed.call, outcome)
 
-    # Which zygote.
+    # Zygotes.
 
     def want(self, key: ZygoteKey | None) -> None:
         """Keep a zygote running, even if no call needs it yet."""
@@ -153,7 +153,7 @@ class CommandRunner:
             self.do(self._components.scheduler.wanted(key, self._components.now()))
 
     def retire(self, key: ZygoteKey) -> None:
-        """Replace a zygote: calls of its environment do without its preloads."""
+        """Retire a zygote: calls of its environment use the lean zygote, without its preloads."""
         lean = ZygoteKey(key.environment)
         self.do(self._components.scheduler.retire(key, lean, self._components.now()))
 
@@ -173,7 +173,7 @@ class CommandRunner:
     def reroute(self, key: ZygoteKey) -> None:
         """Move calls that came before their imports were known to this zygote.
 
-        Else a thousand that came at once would all import it.
+        Otherwise a thousand calls that came at once would all import for themselves.
         """
         components = self._components
         route = components.learner.route
@@ -189,5 +189,5 @@ class CommandRunner:
             self.do(components.scheduler.rerouted(calls, key, components.now()))
 
     def changed(self) -> None:
-        """Something happened that a waiting coroutine may be waiting for."""
+        """Wake coroutines that wait for a change."""
         self._change.tell()

@@ -1,10 +1,11 @@
-"""The components of one pool: made, wired to each other, and closed, in one place.
+"""The components of one pool: created, wired to each other, and closed in one place.
 
-    at once          scheduler, learner, recorder, gpus (a table so far)
-    with the loop    poller <- worker_set <- zygote_set, calls <- residents, apps; watchdog over the first
+    at once          scheduler, learner, recorder, gpus (only a table so far)
+    with the loop    poller <- worker_set <- zygote_set, calls <- residents, apps;
+                     watchdog over worker_set and zygote_set
 
-The supervisor and its parts reach each other through this object. Each component's own module
-explains its purpose.
+The supervisor and its parts reach each other through this object. The module of each component
+explains the component's purpose.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from flashpool.pool.workers.shortages import Shortages
 from flashpool.pool.workers.worker_set import WorkerSet
 from flashpool.pool.workers.zygote_set import ZygoteSet
 
-#: The zygote that is always up, or about to be.
+#: The zygote that is always up, or about to be up.
 BASE: Final = ZygoteKey(BASE_ENVIRONMENT)
 
 
@@ -59,7 +60,7 @@ class Components:
 
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
-        # Not the loop's time, which stands still during a turn.
+        # Not the loop's time, which does not advance during a turn.
         self.running_time = RunningTime()
         self.now = self.running_time.now
         self.gpus = GpuAccess(config, self.now)
@@ -147,7 +148,7 @@ class Components:
         )
 
     async def close(self) -> None:
-        """Close what is left when all processes are gone."""
+        """Close what is left when all processes have exited."""
         await self.residents.pressure.close()
         await self.calls.close()
         await self.scratch.close()
@@ -157,17 +158,17 @@ class Components:
 
 
 class ChangeSignal:
-    """Lets coroutines wait until something has happened that may be what they wait for."""
+    """Lets coroutines wait for a change that may be the one they need."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def tell(self) -> None:
-        """Something happened."""
+        """Report that something happened."""
         self._event.set()
 
     async def wait(self, seconds: float | None = None) -> None:
-        """Wait for a condition, for a limited time."""
+        """Wait for a change, at most ``seconds``; the caller then checks its condition."""
         try:
             await asyncio.wait_for(self._event.wait(), seconds)
         except asyncio.TimeoutError:

@@ -1,14 +1,14 @@
-"""From the packages a call names to an environment that the pool knows by name.
+"""From the packages that a call names to an environment that the pool knows by name.
 
     resolve(spec) -> the store's lease -> EnvironmentRegistry.add -> Provision
                            held here, one per environment ...
-    on_unused(name)        ... until none of its processes and calls is left
-    lost(digest)           the store says that it is not where it was, or is another copy: who
-                           runs in the old one finishes, and new calls get a name and processes anew
-    on_learned(...)        noted in the store, preloaded next time, elsewhere too
+    on_unused(name)        ... until it has no process and no call left
+    lost(digest)           the store reports that a copy was moved or replaced: processes in the
+                           old copy finish, and new calls get a new name and new processes
+    on_learned(...)        recorded in the store; preloaded next time, by other pods too
 
-Calls without packages never come here; the first call with packages opens the store. Errors there
-become errors of the pool, with the store's message.
+Calls without packages never come here; the first call with packages opens the store. Errors of the
+store become errors of the pool, with the store's message.
 """
 
 from __future__ import annotations
@@ -44,44 +44,44 @@ Report = Callable[[str], None]
 
 
 class EnvironmentLeases(Protocol):
-    """Finds, or makes, the environment of a spec."""
+    """Finds or builds the environment of a spec."""
 
     async def resolve(self, spec: Spec, report: Report) -> Provision:
-        """The environment, known to the pool; ``report`` hears of the progress.
+        """Return the environment, known to the pool; ``report`` receives progress lines.
 
         The call must be submitted in the same turn of the loop.
 
         Raises:
-            InvalidRequest: the spec is refused as it stands.
-            EnvironmentError, Timeout: it cannot be had.
+            InvalidRequest: the spec is not valid.
+            EnvironmentError, Timeout: the environment cannot be provided.
         """
 
     async def build_ahead(self, spec: Spec, report: Report) -> Provision:
-        """Make the environment, for calls to come; raises as `resolve` does."""
+        """Build the environment for later calls; raises like `resolve`."""
 
     async def explain(self, spec: Spec) -> Mapping[str, Any]:
-        """Explain what building it would install, package by package; raises like `resolve`."""
+        """Explain what building would install, package by package; raises like `resolve`."""
 
     async def listing(self) -> Mapping[str, Any]:
         """List the store's environments; raises like `resolve`."""
 
     async def lock_of(self, digest: str) -> tuple[str, ...]:
-        """The exact versions in an environment; nothing where it is gone."""
+        """Return the exact versions in an environment; empty if it is gone."""
 
     async def open_app(self, app: App, report: Report) -> str:
-        """The name of an environment for the workers of this app only; raises as `resolve`."""
+        """Return the name of an environment for this app's workers only; raises like `resolve`."""
 
     def is_lost(self, name: str) -> bool:
-        """Return whether new processes must not start in it."""
+        """Return whether no new process may start in this copy."""
 
     def stores(self) -> list[StoreStats]:
         """Return the state of each open store."""
 
     async def published(self) -> None:
-        """Wait until what was made here is there for other machines too."""
+        """Wait until environments built here are available to other machines too."""
 
     async def close(self) -> None:
-        """Let go of everything; the pool has stopped."""
+        """Release everything; the pool has stopped."""
 
 
 class StoredEnvironments:
@@ -92,16 +92,17 @@ class StoredEnvironments:
         self._base_python = settings.base_python
         self._limit_s = settings.build_timeout_s
         self._registry = registry
-        #: One lease per environment that the pool knows, by its name in the pool.
+        #: One lease for each environment that the pool knows, by its name in the pool.
         self._held: dict[str, Lease] = {}
-        #: The names of second and later copies, for new calls; and how many there were.
+        #: Names that new calls use for second and later copies, by digest; and the number of the
+        #: next copy.
         self._names: dict[str, str] = {}
         self._copies = itertools.count(2)
         #: Names of lost copies, which get no new calls.
         self._lost: set[str] = set()
         self._provider: Provider | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        #: Environments in use that the store would rather delete.
+        #: Environments in use that the store wants to delete.
         self._unwanted: set[str] = set()
         self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -117,7 +118,7 @@ class StoredEnvironments:
             return await self._leased(await self._store.acquire(spec, progress=report))
 
     async def build_ahead(self, spec: Spec, report: Report) -> Provision:
-        """The environment, left in the store."""
+        """Build or find the environment, and leave it in the store."""
         self._loop = asyncio.get_running_loop()
         with self._in_the_pools_words():
             lease = await self._store.acquire(spec, progress=report)
@@ -130,12 +131,12 @@ class StoredEnvironments:
             return asdict(await self._store.explain(spec))
 
     async def listing(self) -> Mapping[str, Any]:
-        """List the store's environments, with packages by name."""
+        """List the store's environments; packages by name."""
         with self._in_the_pools_words():
             return asdict(await operations.listing(self._store))
 
     async def lock_of(self, digest: str) -> tuple[str, ...]:
-        """Return the locked packages from its facts."""
+        """Return the locked packages from the environment's facts."""
         try:
             return (await operations.show(self._store, digest)).facts.lock
         except EnvironmentFailure as failure:
@@ -147,7 +148,7 @@ class StoredEnvironments:
         try:
             yield
         except EnvironmentFailure as failure:
-            # The message says everything; frames of flashpool would hide it.
+            # The message says everything; a traceback through flashpool would hide it.
             raise self._error(failure) from None
 
     async def _leased(self, lease: Lease) -> Provision:
@@ -163,7 +164,7 @@ class StoredEnvironments:
         return _provision(environment, self._name(digest))
 
     async def open_app(self, app: App, report: Report) -> str:
-        """Make a place for the workers of an app, by itself in the environment it asks for."""
+        """Give an app's workers a name of their own for the environment that the app asks for."""
         assert app.spec is not None
         self._loop = asyncio.get_running_loop()
         try:
@@ -183,7 +184,7 @@ class StoredEnvironments:
         return name
 
     def is_lost(self, name: str) -> bool:
-        """Return whether new processes must not start in it."""
+        """Return whether no new process may start in this copy."""
         return name in self._lost
 
     def _name(self, digest: str) -> str:
@@ -191,9 +192,9 @@ class StoredEnvironments:
         return self._names.get(digest, digest)
 
     async def _introduce(self, digest: str, lease: Lease) -> None:
-        """Make it known to the pool, with what its calls imported at other times."""
+        """Add the environment to the pool, with what its calls imported earlier or elsewhere."""
         with contextlib.ExitStack() as unless_kept:
-            # Also if the caller is cancelled meanwhile.
+            # This also runs if the caller is cancelled meanwhile.
             unless_kept.callback(lease.release)
             learned = await self._store.preloads(digest)
             await self._watch_pressure()
@@ -202,8 +203,9 @@ class StoredEnvironments:
             unless_kept.pop_all()
         before = self._name(digest)
         if before in self._held:
-            # It is lost, or elsewhere: its volume disappeared, and it was built again on local
-            # disk. Processes in the old copy finish; they know no module of the new one.
+            # That copy is lost, or elsewhere: its volume disappeared, and the environment was built
+            # again on local disk. Processes in the old copy finish; they do not see modules of the
+            # new copy.
             self._names[digest] = f"{digest}{COPY}{next(self._copies)}"
             self._registry.supersede(before)
         name = self._name(digest)
@@ -247,7 +249,7 @@ class StoredEnvironments:
             for pulse in self._store.pulses()
         ]
 
-    # What the pool tells.
+    # Events of the pool.
 
     def _unused(self, name: str) -> None:
         lease = self._held.pop(name, None)
@@ -275,7 +277,7 @@ class StoredEnvironments:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.warning("The store of environments: %s", error)
 
-    # What the store tells.
+    # Events of the store.
 
     async def _watch_pressure(self) -> None:
         provider = await self._store.open()
@@ -290,14 +292,14 @@ class StoredEnvironments:
             if (digest := _digest(name)) in digests:
                 copies.setdefault(digest, []).append(name)
         self._unwanted |= copies.keys()
-        # Each copy is asked, also when one of them is in use.
+        # Each copy is asked, even if one of them is in use.
         idle = {
             name: self._registry.retire_idle(name) for names in copies.values() for name in names
         }
         return [digest for digest, names in copies.items() if all(map(idle.get, names))]
 
     def _found_lost(self, digest: str) -> None:
-        """Handle a lost environment, reported by a thread of the store."""
+        """Handle a lost environment; called on a thread of the store."""
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._lose, digest)
@@ -312,7 +314,7 @@ class StoredEnvironments:
             self._registry.supersede(name)
 
     async def published(self) -> None:
-        """Wait for archives that are being made."""
+        """Wait until archives that are being written are published."""
         await self._store.published()
 
     async def close(self) -> None:

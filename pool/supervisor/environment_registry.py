@@ -1,4 +1,4 @@
-"""The environments that calls may name: a name, an interpreter, and nothing more.
+"""The environments that calls may use: a name and an interpreter each, nothing more.
 
     add --> calls, processes --> none of either is left --> on_unused: forgotten
              |
@@ -27,8 +27,8 @@ class EnvironmentRegistry:
         self._actions = actions
         #: Called when an added environment has no process and no call left.
         self.on_unused: Callable[[str], None] = _nobody
-        #: Called with modules that an environment's calls import, when a zygote preloads them, and
-        #: packages that the sources of those calls name.
+        #: Called when a zygote has preloaded modules that an environment's calls import: with these
+        #: modules, and the packages that the sources of those calls name.
         self.on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None] = _nobody
         #: Environments to stop when nothing keeps them running any more.
         self.unwanted: set[str] = set()
@@ -39,28 +39,29 @@ class EnvironmentRegistry:
     def add(
         self, name: str, python: str, preload: Iterable[str] = (), entries: Iterable[str] = ()
     ) -> None:
-        """Add an environment that calls may name; a known one may have moved.
+        """Add an environment that calls may use; a known one may have moved.
 
-        A call must be submitted in the same turn of the loop, or the environment may be unused
-        before it is used. ``preload``: what its calls imported at another time; ``entries``: the
-        packages that their sources named.
+        A call must be submitted in the same turn of the loop, or the environment may count as
+        unused before it is used. ``preload``: what the environment's calls imported earlier;
+        ``entries``: the packages that their sources named.
         """
         pythons = self._components.zygote_set.pythons
         if name not in self:
             self._components.learner.seed(name, preload, entries)
         elif pythons[name] != python and not self.retire_idle(name):
-            # Running calls continue; its processes exit when none is left.
+            # Running calls continue; the processes exit when none is left.
             self.unwanted.add(name)
         pythons[name] = python
 
     def add_app(self, name: str, python: str, app: App) -> None:
-        """An environment for the workers of this app only: their zygote has its directory."""
+        """Add an environment for this app's workers only: their zygote has its directory."""
         self._components.zygote_set.apps[name] = app
         self._components.zygote_set.pythons[name] = python
 
     def learned(self, key: ZygoteKey, modules: tuple[str, ...]) -> None:
-        """Report the modules that a zygote of this environment has preloaded; an empty tuple if
-        preloading was given up.
+        """Report the modules that a zygote of this environment has preloaded.
+
+        An empty tuple means that preloading was given up.
         """
         # Imports of an app say nothing about the environment that it shares with others.
         if key.environment not in (BASE_ENVIRONMENT, *self._components.zygote_set.apps):
@@ -68,19 +69,17 @@ class EnvironmentRegistry:
             self.on_learned(key.environment, modules, entries)
 
     def short(self, who: str, what: str) -> None:
-        """Report the resource that is missing for an environment; empty when the
-        shortage is over.
-        """
+        """Report the resource that an environment lacks; empty when the shortage is over."""
         shortages = self._components.shortages
         if what:
             shortages.met(who, what)
         else:
             shortages.over(who)
 
-    # Letting go.
+    # Stopping.
 
     def retire_idle(self, name: str) -> bool:
-        """Let an environment's processes go, unless a call uses it: then False."""
+        """Stop an environment's processes; return False if a call uses the environment."""
         scheduler = self._components.scheduler
         if scheduler.is_idle(name):
             self._actions.do(scheduler.retire_idle(name, self._components.now()))
@@ -90,13 +89,14 @@ class EnvironmentRegistry:
         reason = "its environment is to be deleted, to make room on the disk"
         if not self._components.residents.pressure.close_in_environment(name, reason):
             return False
-        # It is stopped when they have closed.
+        # The environment is stopped when these instances have closed.
         self.unwanted.add(name)
         return True
 
     def supersede(self, name: str) -> None:
-        """From now on calls use another copy: processes of the old one exit when no
-        call is left.
+        """Make calls use another copy from now on.
+
+        Processes of the old copy exit when no call is left.
         """
         scheduler = self._components.scheduler
         if scheduler.is_idle(name):
@@ -105,7 +105,7 @@ class EnvironmentRegistry:
             self.unwanted.add(name)
 
     def settle(self, name: str) -> None:
-        """Check whether an environment that came to rest is unused, so that it can be stopped."""
+        """Stop an environment that has become idle, if it is unwanted."""
         scheduler = self._components.scheduler
         if name in self.unwanted and scheduler.is_idle(name):
             self.unwanted.remove(name)

@@ -6,8 +6,8 @@
               Scheduler event --> CommandRunner.do  <------------+
               CallTable.finish --> the call's sink  <------------'
 
-The one place that decides between "the call failed" and "try it again": a call whose
-worker died before it began is submitted once more.
+This is the one place that decides between "the call failed" and "try it again": a call whose worker
+died before it began is submitted once more.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from .environment_registry import EnvironmentRegistry
 
 _log = logging.getLogger(__name__)
 
-#: After a fork failed for want of processes or descriptors.
+#: Seconds after which forks are requested again that failed for lack of processes or descriptors.
 _FORK_AGAIN_S: Final = 0.5
 #: The same pause for the start of a zygote with preloads.
 _START_AGAIN_S: Final = 1.0
-#: Peak resident KiB up to which a worker that has answered is as good as gone: its memory is
-#: back before the next call could want it.
+#: Peak resident KiB up to which a worker that has answered counts as gone: its memory is freed
+#: before the next call could need it.
 SMALL_KB: Final = 256 * 1024
 
 
 class ProcessEvents:
-    """Hears of zygotes and workers (`workers.listeners`)."""
+    """Receives the events of zygotes and workers (`workers.listeners`)."""
 
     def __init__(
         self, components: Components, actions: CommandRunner, environments: EnvironmentRegistry
@@ -54,7 +54,7 @@ class ProcessEvents:
     # Zygotes.
 
     def zygote_ready(self, zygote: ZygoteProcess) -> None:
-        """The zygote can fork; a zygote that it replaces may exit."""
+        """Note that a zygote can fork; a zygote that it replaces may exit."""
         key, learner = zygote.key, self._components.learner
         self._do(self._scheduler.zygote_ready(key, self._now()))
         unneeded = learner.started(key)
@@ -71,13 +71,13 @@ class ProcessEvents:
     def zygote_lost(
         self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str, *, short: bool = False
     ) -> None:
-        """The zygote is gone: calls of its workers fail, or wait for the next start."""
+        """Note that a zygote is gone: calls of its workers fail, or wait for the next start."""
         curable = zygote is not None and zygote.curable
         killed = zygote is not None and zygote.was_killed and not short
         if key.profile and short:
             self._components.loop.call_later(_START_AGAIN_S, self._start_again, key)
         elif key.profile and (zygote is None or not zygote.forked):
-            # Its preloads may be the cause: calls can do without them.
+            # The zygote's preloads may be the cause: its calls use the lean zygote.
             self._actions.retire(key)
         commands = self._scheduler.zygote_lost(
             key, reason, self._now(), curable=curable, killed=killed, short=short
@@ -98,14 +98,13 @@ class ProcessEvents:
         comes_back = curable or killed or (zygote is not None and zygote.ready_at is not None)
         if key == BASE and comes_back:
             self._actions.want(key)
-        # Not with the next tick: a call may wait for the room that it takes.
+        # At once, not with the next tick: a call may be waiting for the room that the environment
+        # takes.
         self._environments.forget_unused(key.environment)
         self._actions.changed()
 
     def _start_again(self, key: ZygoteKey) -> None:
-        """Start a zygote that preloads again: no call waits for it, so it would not be started
-        otherwise.
-        """
+        """Start a zygote with preloads again: no call waits for it, so nothing else would."""
         if self._scheduler.knows(key):
             self._actions.want(key)
 
@@ -120,8 +119,8 @@ class ProcessEvents:
             self._components.exits.died(worker)
         if running is None or running.done:
             return
-        # Whether it began is unknown, unless its worker never read it. (In a stream, the last frame
-        # sent to it may have been a credit.)
+        # Whether the call began is unknown, unless its worker never read it. (In a stream, the last
+        # frame sent to the worker may have been a credit.)
         unread = worker.link.unread and not running.call.stream
         if unread and running.may_run_again(began=False):
             self._again(running)
@@ -129,7 +128,7 @@ class ProcessEvents:
             self._fail(running, exit_causes.of_lost_zygote(reason, _said(worker)))
 
     def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
-        """The machine has no room for more processes now: ask again when it may have."""
+        """Request forks again later: the machine has no room for more processes now."""
         if self._scheduler.waiting:
             self._components.residents.pressure.evict_for_process()
 
@@ -144,18 +143,19 @@ class ProcessEvents:
     # Spares.
 
     def worker_ready(self, worker: Worker) -> None:
-        """A worker waits for a call."""
+        """Note that a worker waits for a call."""
         commands = self._scheduler.worker_ready(worker.id, worker.zygote.key, self._now())
         if commands:
             self._do(commands)
 
     def worker_not_ready(self, worker: Worker) -> None:
-        """A worker will never take a call."""
+        """Note that a worker will never take a call."""
         self._do(self._scheduler.worker_not_ready(worker.zygote.key, self._now()))
 
     def stillborn(self, worker: Worker, death: wire.Exited) -> None:
-        """A worker ended before user code began: its zygote's preloads may be the cause, and calls
-        can do without them.
+        """Note that a worker exited before user code began.
+
+        Its zygote's preloads may be the cause: calls then use the lean zygote.
         """
         zygote = worker.zygote
         if self._components.zygote_set.stillborn(zygote, exit_causes.exit_words(death.status)):
@@ -165,17 +165,17 @@ class ProcessEvents:
     # Workers with a call.
 
     def item(self, worker: Worker, running: ActiveCall, frame: wire.Frame) -> None:
-        """A generator yielded."""
+        """Pass on an item that a generator yielded."""
         running.take_item(frame)
 
     def result(
         self, worker: Worker, running: ActiveCall, frame: wire.Frame, meta: wire.ResultMeta
     ) -> None:
-        """A call ended by itself."""
+        """Finish a call that has answered."""
         exiting = bool(meta.more) and meta.more.get("exiting") is True
         worker.small = meta.rss_kb <= SMALL_KB
         if not exiting:
-            # First the next call, which begins while the end of this one is reported.
+            # The next call first: it begins while the outcome of this one is reported.
             self.exit_over(worker)
         call, zygote = running.call, worker.zygote
         warnings = self._actions.learn(call, zygote, meta) if meta.more else ()
@@ -188,24 +188,24 @@ class ProcessEvents:
             self._components.calls.finish(running.id, outcome)
 
     def exit_told(self, worker: Worker, frame: wire.Frame) -> None:
-        """A worker reports its exit."""
+        """Handle a worker's report about its exit."""
         self._components.exits.told(worker, frame)
 
     def exit_died(self, worker: Worker) -> None:
-        """A worker's exit is over, regularly or not."""
+        """Note that a worker's exit is over, regular or not."""
         self._components.exits.died(worker)
 
     def exit_over(self, worker: Worker) -> None:
-        """A worker has nothing left to do but to exit."""
+        """Release a worker's slot early if only its exit is left."""
         if worker.small and (commands := self._scheduler.release_early(worker.id, self._now())):
             self._do(commands)
 
     def spoilt(self, worker: Worker, running: ActiveCall, problem: str) -> None:
-        """User code wrote to the channel."""
+        """Fail a call whose user code wrote to the channel."""
         self._fail(running, exit_causes.of_bad_frame(problem, _said(worker)))
 
     def died(self, worker: Worker, running: ActiveCall, death: wire.Exited) -> None:
-        """A worker died without a result: try again if nothing of the call had run."""
+        """Handle a worker's death without a result: try again if no user code had begun."""
         if _not_its_fault(worker, death) and running.may_run_again(began=death.began):
             self._again(running)
             return
@@ -220,10 +220,10 @@ class ProcessEvents:
         self._fail(running, cause, death)
 
     def _again(self, running: ActiveCall) -> None:
-        # Perhaps elsewhere: that zygote may be exiting.
+        # Perhaps in another zygote: this one may be exiting.
         key = self._components.learner.route(running.call)
         if running.worker is not None:
-            running.worker.running = None  # what it, or what it left, still sends is for nobody
+            running.worker.running = None  # ignore what the worker, or its descendants, still send
         self._components.calls.again(running.id, key)
         now, gpus = self._now(), running.gpus_wanted
         self._do(self._scheduler.submitted(running.id, key, now, gpus=gpus, again=True))
@@ -239,7 +239,7 @@ class ProcessEvents:
         self._components.calls.finish(running.id, outcome)
 
     def worker_failed(self, worker: Worker, error: Exception) -> None:
-        """Flashpool failed: fail calls that wait for the worker."""
+        """Fail the calls of a worker because of a bug in flashpool."""
         cause, running = exit_causes.of_mistake(error), worker.running
         if worker.instance is not None:
             self._components.residents.events.lost(worker, cause, None)
@@ -249,7 +249,7 @@ class ProcessEvents:
             self._fail(running, cause)
 
     def worker_stuck(self, worker: Worker) -> None:
-        """A worker cannot be killed now: fail its calls, or serve them with another worker."""
+        """Fail the calls of a worker that cannot be killed now, or serve them with another one."""
         if worker.stuck is not None:
             cause = exit_causes.of_stuck(worker.stop, worker.pid, _said(worker))
             _log.warning(
@@ -258,7 +258,7 @@ class ProcessEvents:
                 worker.stuck.label or "no call",
                 f" ({where})" if (where := stuck.waits_for(worker.pid)) else "",
             )
-        else:  # the news of its death was lost
+        else:  # the report of its death was lost
             said = _said(worker)
             cause = exit_causes.of_death(
                 None, stop=worker.stop, oom=None, output_tail=said, peak_mb=None
@@ -266,7 +266,7 @@ class ProcessEvents:
         running, residents = worker.running, self._components.residents
         if worker.instance is not None:
             residents.events.lost(worker, cause, None)
-            # Another process may have an instance of its name, although this one is not gone.
+            # Another process may have an instance of this name, although this process is not gone.
             residents.events.gone(worker)
         elif running is None:
             if not worker.prepared:
@@ -280,11 +280,11 @@ class ProcessEvents:
                 self._fail(running, cause)
 
     def worker_dead(self, worker: Worker) -> None:
-        """A dead worker is no spare any more, but its slot is not free yet."""
+        """Note that a dead worker is no longer a spare; its slot is not free yet."""
         self._scheduler.spare_died(worker.id)
 
     def worker_gone(self, worker: Worker) -> None:
-        """A worker's slot is free, and its GPUs must be checked."""
+        """Free the slot of a worker whose process tree is gone, and check its GPUs."""
         self._do(self._scheduler.worker_gone(worker.id, self._now()))
         components = self._components
         if worker.scratch is not None:
@@ -307,7 +307,7 @@ class ProcessEvents:
         self._components.residents.events.sent(worker, frame)
 
     def resident_spoilt(self, worker: Worker, problem: str) -> None:
-        """Bytes on a resident's channel are not a frame."""
+        """Handle bytes on a resident's channel that are not a frame."""
         cause = exit_causes.of_bad_frame(problem, "")
         if worker.app is not None:
             worker.app.died(worker, cause)
@@ -315,7 +315,7 @@ class ProcessEvents:
         self._components.residents.events.lost(worker, cause, None)
 
     def resident_died(self, worker: Worker, death: wire.Exited) -> None:
-        """A resident died, with the calls in it."""
+        """Handle the death of a resident, and of the calls in it."""
         if worker.app is not None:
             oom = self._components.oom.rose()
             worker.app.died(worker, exit_causes.of_app(death.status, worker.stop, oom))
@@ -330,8 +330,9 @@ def _said(worker: Worker) -> str:
 
 
 def _not_its_fault(worker: Worker, death: wire.Exited) -> bool:
-    """Return whether the call had no part in its worker's death; a large one needs
-    memory to begin.
+    """Return whether the call had no part in its worker's death.
+
+    Killed for memory, it may have had: a large call needs memory before its user code begins.
     """
     stop = worker.stop
     return stop is None or (not death.began and stop.error_type != "OutOfMemory")

@@ -1,12 +1,13 @@
 """Calls that name packages, on their way through the store of environments.
 
     add(id, call, spec, sink) -> waiting[spec] --resolve, once a spec--> submit(the call in it)
-                                        | progress               `-----> sink.done(why not)
+                                        | progress               `-----> sink.done(the error)
                                         v
                                     sink.told
 
-Any number of calls may wait for one environment, but only one question is asked for them.
-Cancelling the last of these calls cancels the question, and a build that no other question needs.
+Any number of calls may wait for one environment, but the store is asked only once for them.
+Cancelling the last of these calls cancels the question, and with it a build that no other question
+needs.
 """
 
 from __future__ import annotations
@@ -44,22 +45,23 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Calls that may wait for environments at once where the queue is bounded, unless that is
-#: longer; one more is refused.
+#: Calls that may wait for environments at once if the queue is limited, or the queue's limit if
+#: that is higher; further calls are refused.
 MOST_WAITING: Final = 1000
-#: Waits from this length on are reported to the caller, whoever built the environment.
+#: Waits of at least this length are reported to the caller, even if the environment was built
+#: already.
 NOTEWORTHY_S: Final = 1.0
 
 
 class Submit(Protocol):
-    """`Supervisor.submit`, for a call that has its id already."""
+    """`Supervisor.submit`, for a call that already has an id."""
 
     def __call__(self, call: Call, sink: Sink, call_id: int) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnprovidedCall:
-    """A call whose environment is being found or made."""
+    """A call whose environment is being found or built."""
 
     id: int
     call: Call
@@ -93,7 +95,7 @@ class _EnvironmentQuestion:
 
 
 class Provisioning:
-    """Finds each call its environment."""
+    """Finds the environment of each call."""
 
     def __init__(
         self,
@@ -113,19 +115,19 @@ class Provisioning:
         #: Called after each call that ended here.
         self._settled = settled
         self._questions: dict[Spec, _EnvironmentQuestion] = {}
-        #: The question of each call that waits, by the call's id.
+        #: The question that each waiting call waits for, by the call's id.
         self._waiting: dict[int, _EnvironmentQuestion] = {}
         #: Every question that has not ended, including those without waiting calls.
         self._tasks: set[asyncio.Task[None]] = set()
         self.ahead = BuildsAhead()
 
     def __len__(self) -> int:
-        """Calls that wait."""
+        """Return the number of waiting calls."""
         return len(self._waiting)
 
     @property
     def oldest_age_s(self) -> float | None:
-        """Seconds that the oldest of them has waited."""
+        """Seconds that the oldest call has waited."""
         for call_id, question in self._waiting.items():
             return round(time.monotonic() - question.calls[call_id].since, 3)
         return None
@@ -135,10 +137,10 @@ class Provisioning:
         return self._environments.stores()
 
     def add(self, call_id: int, call: Call, spec: Spec, sink: Sink) -> None:
-        """Submit or end the call when its environment is known.
+        """Take a call, to submit or fail it when its environment is known.
 
         Raises:
-            Overloaded: too many wait.
+            Overloaded: too many calls wait.
         """
         if self._limit is not None and len(self._waiting) >= self._limit:
             self._recorder.refused["environment"] += 1
@@ -157,25 +159,27 @@ class Provisioning:
     async def open_app(self, app: App) -> str:
         """Return an environment for the workers of an app, by its name in the pool.
 
-        The caller must start something in it in the same turn of the loop, or it may become unused.
+        The caller must start something in it in the same turn of the loop, or the environment may
+        count as unused.
 
         Raises:
-            InvalidRequest, EnvironmentError, Timeout: it cannot be had.
+            InvalidRequest, EnvironmentError, Timeout: the environment cannot be provided.
         """
         return await self._environments.open_app(app, lambda _line: None)
 
     def is_lost(self, name: str) -> bool:
-        """Return whether new processes must not start in the environment of that name."""
+        """Return whether no new process may start in the copy of that name."""
         return self._environments.is_lost(name)
 
     def cancel(self, call_id: int, reason: str) -> bool:
-        """End a call that waits; False when it does not wait here."""
+        """Cancel a call that waits here; return False if it does not."""
         question = self._waiting.get(call_id)
         if question is None:
             return False
         waiting = self._take(call_id, question)
         if not question.calls and question.task is not None:
-            # The next call with this spec asks again: this answer will be "cancelled".
+            # The next call with this spec asks again: the answer to this question will be
+            # "cancelled".
             self._forget(question)
             question.task.cancel()
         error = Cancelled(f"the call was cancelled: {reason}", reason=reason)
@@ -183,7 +187,7 @@ class Provisioning:
         return True
 
     def refuse_all(self) -> None:
-        """End all that wait: another server may still build for them."""
+        """Fail all waiting calls as `Overloaded`: another server may still build for them."""
         for call_id, question in list(self._waiting.items()):
             self._forget(question)
             if question.task is not None:
@@ -191,7 +195,7 @@ class Provisioning:
             error = Overloaded("The server is draining and starts no more builds", retry_after_s=1)
             self._fail(call_id, self._take(call_id, question), error, question.notes())
 
-    # For those who watch.
+    # For operators.
 
     def waiting(self) -> list[UnprovidedCall]:
         """Return all waiting calls, oldest first."""
@@ -224,9 +228,7 @@ class Provisioning:
         return [*found, *self.ahead.views()]
 
     def cancel_build(self, key: str, reason: str) -> int | None:
-        """Cancel all calls that wait for a build; return their number. None: there is no such
-        build.
-        """
+        """Cancel all calls that wait for a build; return their number, or None without a build."""
         cancelled = self.ahead.cancel(key, reason)
         found = [one for spec, one in self._questions.items() if key_of(spec) == key]
         if not (found or cancelled):
@@ -237,15 +239,15 @@ class Provisioning:
         return len(calls)
 
     async def build_ahead(self, spec: Spec, wait_s: float) -> Mapping[str, Any]:
-        """Make an environment for calls to come; see `BuildsAhead.build`."""
+        """Build an environment for later calls; see `BuildsAhead.build`."""
         return await self.ahead.build(spec, self._environments, wait_s)
 
     async def explain(self, spec: Spec) -> Mapping[str, Any]:
-        """Explain what building it would install."""
+        """Explain what building an environment would install."""
         return await self._environments.explain(spec)
 
     async def lock_of(self, digest: str) -> tuple[str, ...]:
-        """The exact versions in an environment."""
+        """Return the exact versions in an environment."""
         return await self._environments.lock_of(digest)
 
     async def listing(self) -> Mapping[str, Any]:
@@ -253,7 +255,7 @@ class Provisioning:
         return await self._environments.listing()
 
     async def published(self, limit_s: float) -> bool:
-        """Wait until built environments are on the volume, too; return False after the limit."""
+        """Wait until built environments are on the volume, too; return False on timeout."""
         try:
             await asyncio.wait_for(self._environments.published(), max(0.0, limit_s))
         except asyncio.TimeoutError:
@@ -279,16 +281,16 @@ class Provisioning:
             failure = PoolClosed("the pool was shut down before the environment was there")
         except FlashpoolError as error:
             failure = error
-        except Exception as error:  # noqa: BLE001 - it is the end of every call that waits
+        except Exception as error:  # noqa: BLE001 - fails every call that waits for this answer
             _log.exception("Finding an environment failed")
             what = f"{type(error).__name__}: {error}"
             failure = EnvironmentError(f"the store of environments failed: {what}")
-        # No await from here on: the environment is known only until it is released.
+        # No await from here on: an environment that no call uses may be released at any await.
         self._forget(question)
         notes = question.notes() if question.calls else b""
         for call_id in list(question.calls):
             if call_id not in question.calls:
-                continue  # the end of another one had it cancelled
+                continue  # finishing another call has cancelled this one
             waiting = self._take(call_id, question)
             if failure is None:
                 self._hand_over(call_id, waiting, provision, notes)
@@ -310,7 +312,7 @@ class Provisioning:
         try:
             self._submit(call, sink, call_id)
         except FlashpoolError as error:
-            # It never became a call of the pool, and is not counted.
+            # The call never became a call of the pool, and is not counted.
             self._end(waiting, error, b"", NOWHERE)
 
     def _fail(
@@ -321,10 +323,10 @@ class Provisioning:
         notes: bytes,
         phase: str = "build",
     ) -> None:
-        """End calls whose environment is not available."""
+        """Fail a call whose environment is not available."""
         spent = unprovided(time.monotonic() - waiting.since, phase)
         outcome = self._end(waiting, error, notes, spent)
-        # A request that was refused as it stands was no call.
+        # A request that is not valid does not count as a call.
         if isinstance(error, CallError):
             self._recorder.unprovided(call_id, waiting.call.label, outcome)
 
@@ -350,7 +352,7 @@ class Provisioning:
         return question.calls.pop(call_id)
 
     def _forget(self, question: _EnvironmentQuestion) -> None:
-        """The next call with this spec asks again."""
+        """Make the next call with this spec ask again."""
         if self._questions.get(question.spec) is question:
             del self._questions[question.spec]
 
@@ -361,7 +363,7 @@ def _warnings(notes: bytes) -> bytes:
 
 
 class _SinkWithNotes:
-    """A call's sink; the progress lines of its environment are placed before its output."""
+    """A call's sink that puts progress lines of the environment before the call's output."""
 
     __slots__ = (
         "_done",
@@ -385,5 +387,5 @@ class _SinkWithNotes:
         self.item = sink.item
 
     def done(self, outcome: Outcome) -> None:
-        """The end."""
+        """Pass on the outcome, with the progress lines before its output."""
         self._done(replace(outcome, output=self.notes + outcome.output))

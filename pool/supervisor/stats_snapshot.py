@@ -29,7 +29,7 @@ from .components import Components
 if TYPE_CHECKING:
     from .provisioning import Provisioning
 
-#: Calls and modules listed at most.
+#: Most calls, and most modules, that are listed.
 _CALLS: Final = 1000
 _MODULES: Final = 100
 
@@ -37,7 +37,7 @@ _MODULES: Final = 100
 def of_pool(
     components: Components, provisioning: Provisioning | None, *, ready: bool, draining: bool
 ) -> PoolStats:
-    """The pool as it is now."""
+    """Return the statistics of the pool."""
     scheduler, residents, recorder = components.scheduler, components.residents, components.recorder
     now = components.now()
     return PoolStats(
@@ -81,7 +81,8 @@ def _queue(components: Components, provisioning: Provisioning | None, now: float
         since = min((one.since for one in found), default=None)
         depth = sum(one.number for one in found)
         if phase == "instance":
-            # The first call of each that is to be made waits as the worker that makes it.
+            # The first call for an instance that is to be created waits as the worker that creates
+            # it.
             depth -= len(components.residents.loading)
         phases[phase] = _wait(depth, None if since is None else now - since, refused[phase])
     ages = [one.oldest_age_s for one in phases.values() if one.oldest_age_s is not None]
@@ -108,7 +109,7 @@ def _wait(depth: int, age_s: float | None, refused: int) -> WaitStats:
 
 
 def _begun(components: Components) -> Iterator[ActiveCall]:
-    """Calls that have not ended, and those that have answered and still exit."""
+    """Yield calls that have not ended, and those that have answered and still exit."""
     yield from components.calls.by_id.values()
     yield from (one.running for one in components.exits if one.running.done)
 

@@ -1,6 +1,6 @@
-"""The supervisor: sole owner of the pool's state. It starts, watches and stops.
+"""The supervisor: sole owner of the pool's state. It starts, watches and stops processes.
 
-    submit -- names packages --> Provisioning -- their environment is there --> submit
+    submit -- names packages --> Provisioning -- the environment is ready --> submit
     submit, cancel --> CallTable -- events --> Scheduler
     sinks <-- outcomes ---'  ^                     | commands
                              |                     v
@@ -10,8 +10,8 @@
 
 The supervisor runs in one thread, on an asyncio loop that it shares with the front-end. It never
 runs, unpickles or reads what a user sent: bytes go from the front-end to a worker and back. This
-class has the interface for others, and the supervisor's life: `start`, a tick each second, `drain`,
-`stop`.
+class has the interface for other modules, and the supervisor's life cycle: `start`, a tick each
+second, `drain`, `stop`.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class Supervisor:
     shares_descriptors: Final = True
 
     def __init__(self, config: PoolConfig, environments: EnvSettings | None = None) -> None:
-        """``environments``: where those of calls with a spec are kept; None: by the variables."""
+        """``environments``: the store of calls' environments; None: as the variables say."""
         self.config = config
         self.draining = False
-        #: Whether the drain is final: `stop` follows.
+        #: Whether the drain is final, because `stop` follows.
         self._leaving = False
         self._components = components = Components(config)
         self._change = ChangeSignal()
-        #: When processes that were asked to exit are killed, once the pool stops.
+        #: When processes that were asked to exit get SIGKILL, once the pool stops.
         self._exit_by = math.inf
         self._stopped = asyncio.Event()
         self._actions = CommandRunner(components, self._change)
@@ -84,10 +84,10 @@ class Supervisor:
         self._reports = ProcessEvents(components, self._actions, self.environments)
         self.watching = CallWatch(components, lambda: self._provisioning, self._open_provisioning)
 
-    # Life.
+    # Life cycle.
 
     async def start(self) -> None:
-        """Begin; the base zygote starts in the background."""
+        """Start; the base zygote starts in the background."""
         self._components.gpus.watch.on_change = self._gpus_changed
         await self._components.open(
             listener=self._reports, host=self._actions, call_ended=self._call_ended
@@ -102,7 +102,7 @@ class Supervisor:
 
     def _call_ended(self) -> None:
         if self._components.gpus.table.waiting:
-            # It may have been the first in the queue: GPUs reserved for it are free for others.
+            # The call may have been first in the queue: GPUs reserved for it are free for others.
             self._components.loop.call_soon(self._gpus_changed)
         if self.draining:
             self._change.tell()
@@ -111,7 +111,7 @@ class Supervisor:
         """Wait until the base zygote is ready.
 
         Raises:
-            EnvironmentStartFailed: it did not come up.
+            EnvironmentStartFailed: the base zygote did not start.
             PoolClosed: the pool was stopped meanwhile.
         """
         zygote_set = self._components.zygote_set
@@ -126,16 +126,16 @@ class Supervisor:
             await self._change.wait()
 
     def take_calls(self, taking: bool) -> bool:
-        """Refuse new calls, or take them again; False when it leaves, and takes none again."""
+        """Refuse new calls, or accept them again; return False if a final drain has begun."""
         if not self._leaving:
             self.draining = not taking
         return not self._leaving
 
     async def drain(self, limit_s: float) -> bool:
-        """Refuse new calls; True when all that was accepted has ended in time.
+        """Refuse new calls; return whether everything accepted has finished within the limit.
 
-        Calls whose environments are being made, and whose processes still exit, are among that;
-        and so are environments that other machines cannot have yet.
+        That includes calls whose environments are being built, calls whose processes still exit,
+        and environments that are not yet available to other machines.
         """
         self.draining = True
         now, calls = self._components.now, self._components.calls
@@ -146,7 +146,7 @@ class Supervisor:
             await self._change.wait(deadline - now())
         published = True
         if self._provisioning is not None:
-            # Else every other machine would build again what was built here just now.
+            # Otherwise every other machine would build again what was just built here.
             published = await self._provisioning.published(deadline - now())
         await self._close_residents("the server drains")
         return published and not self.unfinished
@@ -162,7 +162,7 @@ class Supervisor:
             await self._change.wait(deadline - now())
 
     async def _wait_for_exits(self) -> None:
-        """Give what was asked to end the grace: calls' processes, and instances."""
+        """Wait within the grace period for processes that were asked to exit, and for instances."""
         components = self._components
         while (
             components.residents.any_remaining
@@ -177,10 +177,10 @@ class Supervisor:
     async def stop(
         self, reason: str = "the pool is shut down", *, grace_s: float | None = None
     ) -> None:
-        """End every call as cancelled and every process; returns when all is gone.
+        """Cancel every call and stop every process; return when all processes are gone.
 
-        Running calls get SIGTERM, and have the grace to exit. With a ``grace_s`` of 0 they are
-        killed at once. A second `stop` can shorten the grace of the first.
+        Running calls get SIGTERM, and have the grace period to exit. With a ``grace_s`` of 0 they
+        are killed at once. A second `stop` can shorten the grace period of the first.
         """
         components = self._components
         if grace_s is None:
@@ -217,14 +217,14 @@ class Supervisor:
         self._ticking.stop()
         await components.close()
         if self._provisioning is not None:
-            # Only now: the processes that used the environments are gone.
+            # Not earlier: the processes that used the environments are gone now.
             await self._provisioning.close()
 
-    # What it has room for.
+    # Capacity.
 
     @property
     def ready(self) -> bool:
-        """Return whether a call would find its zygote ready, and a usable GPU if it needs one."""
+        """Whether a call would find its zygote ready, and a usable GPU if it needs one."""
         return (
             self._components.scheduler.is_up(BASE)
             and not self.draining
@@ -233,18 +233,18 @@ class Supervisor:
 
     @property
     def not_ready_reason(self) -> str:
-        """Why calls cannot be served here for now, although all is up; or nothing."""
+        """Why calls cannot be served for now although everything is up; otherwise empty."""
         return self._components.gpus.not_ready_reason
 
     @property
     def slots(self) -> int:
-        """Calls of the usual kind that can run at once."""
+        """How many calls of the usual kind can run at once."""
         gpus = self._components.gpus
         return gpus.calls if gpus.per_call else self.config.slots
 
     @property
     def free_slots(self) -> int:
-        """Calls of the usual kind that could begin now, were their zygotes up."""
+        """How many calls of the usual kind could begin now if their zygotes were up."""
         components = self._components
         if components.gpus.per_call:
             return components.gpus.free_calls(components.residents.pressure.idle_gpus)
@@ -252,17 +252,19 @@ class Supervisor:
 
     @property
     def unfinished(self) -> int:
-        """Calls that a drain waits for: their environments are being found or made, they wait or
-        run, or they have answered and their processes still see to what they left.
+        """How many calls a drain waits for.
+
+        Their environments are being found or built, they wait or run, or they have answered and
+        their processes still exit.
         """
         components, provisioning = self._components, self._provisioning
         found = len(provisioning) if provisioning is not None else 0
-        # Those that have not answered are among the calls.
+        # Exits of calls that have not answered are counted among the calls.
         answered = sum(one.running.done for one in components.exits)
         return found + len(components.calls) + answered + components.apps.busy
 
     def stats(self) -> PoolStats:
-        """The pool as it is now."""
+        """Return the current statistics."""
         return stats_snapshot.of_pool(
             self._components, self._provisioning, ready=self.ready, draining=self.draining
         )
@@ -270,14 +272,14 @@ class Supervisor:
     # Calls.
 
     def submit(self, call: Call, sink: Sink, call_id: int | None = None) -> int:
-        """Accept a call; its sink is notified from now on. Returns the call's id.
+        """Accept a call and return its id; from now on its sink is notified.
 
-        ``call_id`` is that of a call which was taken before its environment was there.
+        ``call_id``: the id of a call that was accepted before its environment was ready.
 
         Raises:
             Overloaded: the queue is full, or the pool drains.
-            InstanceConflict, InstanceLost: the instance it is for is another, or no more.
-            InvalidRequest: it asks for more GPUs than there are.
+            InstanceConflict, InstanceLost: the instance has another class or packages, or is gone.
+            InvalidRequest: the call asks for more GPUs than there are.
             PoolClosed: the pool is shut down.
         """
         components = self._components
@@ -293,7 +295,7 @@ class Supervisor:
             gpus = components.gpus.number(call.gpus)
         if call.spec is not None:
             return self._provide(call, call.spec, sink)
-        # If nothing is known of an environment's calls, they go to its lean zygote.
+        # If nothing is known about an environment's calls, they go to its lean zygote.
         environment = call.provision.environment
         known = environment in components.learner.known
         key = components.learner.route(call) if known else ZygoteKey(environment)
@@ -316,24 +318,24 @@ class Supervisor:
         return running.id
 
     def _provide(self, call: Call, spec: Spec, sink: Sink) -> int:
-        """Find its environment first; the call comes back with the id that it gets here."""
+        """Find the environment first; the call comes back with the id that it gets here."""
         provisioning, call_id = self._open_provisioning(), self._components.calls.new_id()
         provisioning.add(call_id, call, spec, sink)
         return call_id
 
     def open_app(self, app: App) -> AppService:
-        """Serve an app until the pool stops; raises `PoolClosed` when it has."""
+        """Serve an app until the pool stops; raise `PoolClosed` if it has."""
         if self._components.closed:
             raise PoolClosed("the pool is shut down")
         return self._components.apps.open(app, self._app_environments.find)
 
     def _open_provisioning(self) -> Provisioning:
-        if self._provisioning is None:  # it is false while no call waits in it
+        if self._provisioning is None:  # a `Provisioning` without waiting calls is false
             self._provisioning = self._new_provisioning()
         return self._provisioning
 
     def _new_provisioning(self) -> Provisioning:
-        # Late: most programs never name a package, and should not pay for the import.
+        # Imported late: most programs never name a package, and should not pay for the import.
         from flashpool.envs import EnvSettings
 
         from .environment_leases import StoredEnvironments
@@ -355,7 +357,7 @@ class Supervisor:
         running.gpus_wanted = gpus
         beside = residents.table.waiting
         if beside:
-            # Those with a load in the scheduler's queue are counted there.
+            # Instances that are being loaded are counted in the scheduler's queue.
             beside -= len(residents.loading)
         if running.call.want is not None:
             components.scheduler.check_room(gpus, beside)
@@ -381,7 +383,7 @@ class Supervisor:
             calls.cancel(call_id, reason)
 
     def credit(self, call_id: int, items: int) -> None:
-        """The sink took that many items of a stream: the worker may send as many more."""
+        """Allow a stream's worker to send ``items`` more items: the sink has taken as many."""
         running = self._components.calls.get(call_id)
         if running is None or running.worker is None:
             return
@@ -392,5 +394,5 @@ class Supervisor:
             self._components.worker_set.credit(running.worker, items)
 
     def release(self, instance: str, reason: str) -> None:
-        """Close an instance when its calls are over."""
+        """Close an instance when its calls have finished."""
         self._components.residents.release(instance, reason)

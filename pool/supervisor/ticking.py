@@ -24,12 +24,12 @@ class Ticking:
         self._timers: dict[float, asyncio.TimerHandle] = {}
 
     def start(self) -> None:
-        """Begin; the loop runs."""
+        """Start the timers; the loop runs."""
         self._beat()
         self._timers[TICK_S] = self._components.loop.call_later(TICK_S, self._tick)
 
     def stop(self) -> None:
-        """Call nothing any more."""
+        """Stop the timers."""
         for timer in self._timers.values():
             timer.cancel()
 
@@ -42,7 +42,7 @@ class Ticking:
         """Handle what is late, idle or forgotten."""
         components = self._components
         self._timers[TICK_S] = components.loop.call_later(TICK_S, self._tick)
-        # A failure of one must not stop the others.
+        # A failure of one part must not stop the others.
         for part in (
             self._tick_scheduler,
             self._environments.forget_unused,
@@ -60,7 +60,8 @@ class Ticking:
     def _tick_base(self) -> None:
         components = self._components
         if BASE not in components.zygote_set:
-            # Without it no probe says "ready", and so no call comes that would start it.
+            # Without the base zygote no probe reports "ready", and so no call comes that would
+            # start the zygote.
             self._actions.want(BASE)
         if not components.calls:
             # No call is running, so the OOM kill that the kernel counted was not one of our
