@@ -1,9 +1,9 @@
 """Environments: a spec of packages in, a lease on a ready interpreter out.
 
-    spec.normalise -> digest.request_key -> memo | resolver (beside it a speculative build)
+    spec.normalise -> digest.request_key -> memo | resolver (and a speculative build beside it)
       -> digest.digest_of -> lookup (disk, archive) | builder -> store.publish -> leases -> eviction
 
-The facade is `Environments`; a lease's environment says which Python to exec. Environments are
+The facade is `Environments`; the environment of a lease says which Python to exec. Environments are
 content-addressed and shared between processes and pods through a volume. Scratch directories and
 renames keep the store correct on volumes whose file locks do not work.
 

@@ -3,11 +3,11 @@
     acquire(spec)
       memo hit      two look-ups, one lease          (no disk, no process)
       otherwise     one flight per spec, within the time limit of a build: `acquiring.acquisition`;
-                    it ends with its last waiter, or goes on without (`EnvSettings.builds_go_on`)
-      then a lease from the table, for every waiter its own
+                    it ends with its last waiter, or continues (`EnvSettings.builds_go_on`)
+      then a lease from the table, for each waiter its own
 
-Blocking work runs in threads, uv as a child process; the loop never waits. Use
-one instance on one event loop.
+Blocking work runs in threads, and uv is a child process; the loop never waits. Use an instance on
+one event loop only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["Environments"]
 
 _log = logging.getLogger(__name__)
 _TRIES: Final = 5
-#: Characters of a spec's requirements in the log.
+#: Most characters of a spec's requirements in the log.
 _LABEL: Final = 80
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class Environments:
     async def acquire(
         self, spec: Spec, *, progress: Report | None = None, deadline: float | None = None
     ) -> Lease:
-        """Lease the environment a spec means; `deadline` is a time of `time.monotonic()`."""
+        """Lease the environment for a spec; `deadline` is a time of `time.monotonic()`."""
         if self._stores.overdue:
             await self._stores.renew()
         digest = self._memo.get(spec)
@@ -99,7 +99,7 @@ class Environments:
                 progress=progress,
                 deadline=deadline,
             )
-            # Between the landing and this line an eviction may have taken it: ask again.
+            # Since the flight ended, an eviction may have deleted the environment: then ask again.
             lease = self._lease(seen.digest, seen)
             if lease is not None:
                 return lease
@@ -120,7 +120,7 @@ class Environments:
                 advice="raise FLASHPOOL_BUILD_TIMEOUT_S, or build it beforehand",
             ) from None
 
-    # -- what else is asked of environments -----------------------------------------------
+    # -- further operations ----------------------------------------------------------------
 
     async def explain(self, spec: Spec) -> Explanation:
         """Explain where each package would come from, and why; build nothing."""
@@ -153,7 +153,7 @@ class Environments:
             raise await self._choice.advised(failure, asked, open_store) from None
 
     async def preloads(self, digest: str) -> Preloads:
-        """Modules that calls of this environment imported, on any pod."""
+        """Return the modules that calls of this environment imported, on any pod."""
         open_store = (await self._stores.current()).open_store
         return await _quietly(
             open_store.disk, lambda: read_preloads(open_store.shared, digest), Preloads()
@@ -162,7 +162,7 @@ class Environments:
     async def record_preloads(
         self, digest: str, modules: Iterable[str], entries: Iterable[str] = ()
     ) -> None:
-        """Note what calls imported, for the next zygote, here or elsewhere.
+        """Record what calls imported, for the next zygote, on any pod.
 
         ``entries``: the packages that the sources of those calls name.
         """
@@ -177,31 +177,30 @@ class Environments:
         return self._stores.pulses()
 
     async def open(self) -> Provider:
-        """Open the store and look at the base now rather than on first use."""
+        """Open the store and probe the base now rather than on first use."""
         provider, _ = await asyncio.gather(self._stores.current(), self._choice.look_at_base())
         with provider.open_store.disk.chosen():
             await self._choice.prepare(provider.open_store)
         return provider
 
     def on_lost(self, tell: Callable[[str], None]) -> None:
-        """Set the function that is called, in any thread, with environments that have disappeared
-        or changed.
+        """Set the function that is called, in any thread, when an environment was lost or changed.
 
-        Whatever is found there later is another copy: processes that run in the old one know
-        directories as they were.
+        What is found under its digest later is another copy: processes that run in the old copy
+        know its directories as they were.
         """
         self._stores.on_lost = tell
 
     def on_shortage(self, tell: Callable[[str, str], None]) -> None:
-        """Set the function that is called when the machine lacks a resource for a build, with the
-        builder.
+        """Set the function that is called when the machine lacks a resource for a build.
 
-        The second argument names the resource; it is empty when the shortage is over.
+        It is called with a name for the build, and the resource; the resource is empty when the
+        shortage is over.
         """
         self._acquisition.on_shortage = tell
 
     async def published(self) -> None:
-        """Wait until what was built is there for other pods too."""
+        """Wait until built environments are available to other pods too."""
         for provider in self._stores:
             await provider.published()
 
@@ -215,7 +214,7 @@ def _silent(_line: str) -> None:
 
 
 def _logging(spec: Spec, report: Report) -> Report:
-    """Log each line once, however many callers hear it."""
+    """Log each line once, however many callers receive it."""
     label = " ".join((*spec.requirements, *spec.system_packages))[:_LABEL] or "the environment"
 
     def tell(line: str) -> None:
@@ -226,7 +225,7 @@ def _logging(spec: Spec, report: Report) -> Report:
 
 
 async def _quietly(disk: DiskThreads, call: Callable[[], T], otherwise: T) -> T:
-    """In a thread; a volume that does not answer costs a preload, not a call."""
+    """Run in a thread; if the volume does not answer, return ``otherwise``: calls continue."""
     try:
         return await disk.run(call)
     except OSError as error:

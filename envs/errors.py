@@ -2,23 +2,23 @@
 
     EnvironmentFailure            error_type "EnvironmentError"
       SpecRefused                 the request itself: an option, a bad name, a forbidden reference
-      InterpreterMissing          no such Python here, and downloading one is not allowed
+      InterpreterMissing          this Python is not installed, and must not be downloaded
       ResolutionFailed            no set of versions satisfies the requirements
       RegistryUnreachable         the index did not answer; retryable, never remembered
         CertificateRefused        ... because its certificate is not trusted; not retryable
-      SourceRefused               what a URL or path names is not there, or is no package
+      SourceRefused               a URL or path does not exist, or contains no package
       BuildFailed                 a package could not be built or installed
-        CompilerMissing           ... because a C compiler or a header is absent
+        CompilerMissing           ... because a C compiler or a header is missing
       UvKilled                    uv died of a signal; retryable, never remembered
-      MachineShort                no process or descriptor was to be had; retryable, never remembered
-      VerificationFailed          the built environment does not hold what was asked for
+      MachineShort                no process or descriptor left; retryable, never remembered
+      VerificationFailed          the built environment does not contain what was requested
       Tampered                    checksums or signature of a stored environment do not match
-      DiskFull                    no space, also after an eviction
-      QuotaReached                what calls use fills the quota; retryable, never remembered
-      StoreUnavailable            the place for environments cannot be used
-      SystemPackagesFailed        apt (or nala) refused
+      DiskFull                    no space, even after an eviction
+      QuotaReached                environments in use fill the quota; retryable, never remembered
+      StoreUnavailable            the store of environments cannot be used
+      SystemPackagesFailed        apt (or nala) failed
       BuildTimeout                error_type "Timeout": the build's limit or the caller's deadline
-      BuildAbandoned              the build was cancelled or the library closed
+      BuildAbandoned              the build was cancelled, or the library closed
 
 Each error carries only plain strings, so that it survives pickling: the phase, the requirement, the
 tool's own message (trimmed), and advice.
@@ -153,13 +153,13 @@ class RegistryUnreachable(EnvironmentFailure):
 
 
 class CertificateRefused(RegistryUnreachable):
-    """The index is not who it says, or the network's own authority is not known here."""
+    """The index's certificate is not trusted: a forgery, or signed by a private authority."""
 
     retryable = False
 
 
 class SourceRefused(EnvironmentFailure):
-    """A URL or path has no file, or nothing from which a package can be built."""
+    """A URL or path does not exist, or contains nothing from which a package can be built."""
 
     default_phase = "resolve"
     remembered = True
@@ -176,13 +176,13 @@ class CompilerMissing(BuildFailed):
 
 
 class UvKilled(EnvironmentFailure):
-    """Somebody, or the kernel for want of memory, killed uv: nothing is wrong with the request."""
+    """uv was killed, perhaps by the kernel for memory: nothing is wrong with the request."""
 
     retryable = True
 
 
 class MachineShort(EnvironmentFailure):
-    """The machine lacks something that comes back: nothing is wrong with the request."""
+    """The machine lacks a resource that will come back: nothing is wrong with the request."""
 
     retryable = True
 
@@ -207,7 +207,7 @@ class DiskFull(EnvironmentFailure):
 
 
 class QuotaReached(EnvironmentFailure):
-    """The quota leaves no room: what fills it is in use, or it is smaller than one environment."""
+    """The quota is full of environments in use, or smaller than one environment."""
 
     retryable = True
 
@@ -220,7 +220,7 @@ class StoreUnavailable(EnvironmentFailure):
 
 
 class SystemPackagesFailed(EnvironmentFailure):
-    """The system's package tool refused, or may not be used here."""
+    """The system's package tool failed, or must not be used here."""
 
     default_phase = "system"
     remembered = True
@@ -240,7 +240,7 @@ class BuildAbandoned(EnvironmentFailure):
 
 
 def short_of(error: BaseException) -> str:
-    """Return the resource that the machine lacks (``short of ...``), if the error says so."""
+    """Return the resource that the machine lacks (``short of ...``), or an empty text."""
     if isinstance(error, MachineShort):
         return error.what
     what = shortage.of(error)
@@ -248,5 +248,5 @@ def short_of(error: BaseException) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether the error says that no space is left."""
+    """Return whether the error means that no space is left."""
     return isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in _FULL)

@@ -1,11 +1,11 @@
-"""Hand a secret to a command so that no other process of this user reads it.
+"""Hands a secret to a command so that no other process of this user can read it.
 
-    we --pipe--> the command, which reads it to its end when it starts; nothing is left in it
+    we --pipe--> the command, which reads the pipe to its end at its start; then the pipe is empty
 
 Variables would stay readable in `/proc` while the command runs, and its children would inherit
-them. If this process is not root, shell and command run from copies that may be executed but not
+them. If this process is not root, shell and command run from copies that can be executed but not
 read: the kernel then keeps other processes of the user from reading their memory, descriptors and
-variables. Root may read everything.
+variables. Root can read everything.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 #: Placeholder for the secret's path in a command's arguments.
 SECRET: Final = "<secret>"  # noqa: S105 - a name, not a password
 SHELL: Final = "/bin/sh"
-#: Shells use descriptors below that for themselves.
+#: Shells use descriptors below this number for themselves.
 _FIRST: Final = 30
-#: Bytes that fit a pipe without a reader.
+#: Bytes that a pipe holds without a reader.
 _PIPE: Final = 65536
 
 
@@ -45,7 +45,7 @@ class HandedOver:
 
     @classmethod
     def make(cls, argv: Sequence[str], secret: bytes | None) -> HandedOver:
-        """Prepare to start; without a secret, the command as it is; blocking."""
+        """Prepare to start; without a secret, return the command unchanged; blocking."""
         if secret is None:
             return cls(SHELL, list(argv))
         with ExitStack() as until_made:
@@ -64,7 +64,7 @@ class HandedOver:
 
 
 def _pipe(secret: bytes, until: ExitStack) -> int:
-    """A descriptor from which it can be read, once."""
+    """Return a descriptor from which the secret can be read once."""
     far, near = os.pipe()
     with open(near, "wb", buffering=0) as file, open(far, "rb", buffering=0) as reader:
         if len(secret) > _PIPE:
@@ -92,12 +92,12 @@ def _executable(folder: str) -> bool:
 
 
 def _unreadable(program: str, until: ExitStack) -> int:
-    """A copy of a program without a name, that may only be executed."""
+    """Return a nameless copy of a program, which can be executed but not read."""
     with open(program, "rb") as source, tempfile.TemporaryFile() as target:
         shutil.copyfileobj(source, target, 1 << 20)
         target.flush()
-        # A file that is open for writing cannot be executed; an unreadable one cannot be opened
-        # later.
+        # A file that is open for writing cannot be executed, and an unreadable file cannot be
+        # opened later.
         with Path(f"/proc/self/fd/{target.fileno()}").open("rb") as reader:
             made = _high(reader.fileno(), until)
     os.fchmod(made, 0o111)

@@ -43,7 +43,7 @@ telnetlib: standard-telnetlib | imghdr: standard-imghdr | sndhdr: standard-sndhd
 pipes: standard-pipes | uu: standard-uu | xdrlib: standard-xdrlib | chunk: standard-chunk
 aifc: standard-aifc | sunau: standard-sunau | nntplib: standard-nntplib | mailcap: standard-mailcap
 """
-#: Modules whose name on the index leads to the same package.
+#: Modules for which the package of the same name in the index installs the same package.
 _SAME: Final = frozenset({"bs4", "discord", "google", "psycopg2"})
 
 
@@ -61,9 +61,9 @@ _SPELLINGS: Final = {_plain(module): module for module in _MODULES}
 
 
 def providers_of(module: str) -> tuple[str, ...]:
-    """The packages that provide a module, the usual one first; none where that is not known.
+    """Return the packages that provide a module, the usual one first; empty if unknown.
 
-    A submodule is looked up under its own name and then its parents': if
+    A submodule is looked up under its own name and then under its parents' names: if
     `google.cloud.storage.blob` is missing, the package is `google-cloud-storage`.
     """
     parts = module.split(".")
@@ -72,14 +72,12 @@ def providers_of(module: str) -> tuple[str, ...]:
 
 
 def module_named(name: str) -> str:
-    """A module as `import` spells it, from a name as a requirement spells it: `PIL` from `pil`."""
+    """Return a module as `import` spells it, for a requirement's name: `PIL` for `pil`."""
     return _SPELLINGS.get(_plain(name), name)
 
 
 def is_another_package(name: str) -> bool:
-    """Return whether a requirement of that name, if it exists, is another package than the
-    module's.
-    """
+    """Return whether the package of that name is another one than the module's."""
     plain = _plain(name)
     if plain not in _SPELLINGS or plain in _SAME:
         return False

@@ -6,8 +6,8 @@
 
 uv finds the credentials of a request by the beginning of its URL, so a second index entry only
 makes them known: nothing is looked up there ("explicit", and no package names it). The entry is
-part of the configuration that uv reads at its start. uv does not pass the configuration to builds
-of packages, unlike variables. Everything here is pure.
+part of the configuration that uv reads at its start. Unlike variables, uv does not pass the
+configuration to builds of packages. Everything here is pure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 __all__ = ["Withheld", "configuration", "withhold"]
 
-#: Variables that hold URLs, and what stands between these.
+#: Variables that hold URLs, and what separates the URLs.
 _PLACES: Final = {
     "UV_DEFAULT_INDEX": r"(\s+)",
     "UV_INDEX_URL": r"(\s+)",
@@ -33,24 +33,24 @@ _URL: Final = re.compile(
     r"(?:([\w.-]+)=)?(https?://)(?:([^/?#]*)@)?(.*)", re.DOTALL | re.IGNORECASE
 )
 _OF_NAME: Final = re.compile(r"UV_INDEX_.+_(USERNAME|PASSWORD)")
-#: Tables of this kind may be written as a list, and then in no other way.
+#: If this table is written as a list, it must not be written in another way as well.
 _LIST: Final = re.compile(r"(?m)^([ \t]*index[ \t]*=[ \t]*\[)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Withheld:
-    """Variables without credentials, and the URLs with them."""
+    """Variables without credentials, and the URLs with credentials."""
 
     environment: dict[str, str]
     urls: tuple[str, ...]
 
 
 def withhold(environment: Mapping[str, str], *, named: bool) -> Withheld:
-    """Take credentials out of the variables of uv.
+    """Take credentials out of uv's variables.
 
-    Passwords that uv reads for an index by its name (``UV_INDEX_<NAME>_PASSWORD``) become part of
-    that index's URL. Passwords of indexes that only uv's own configuration file names are kept as
-    variables if ``named`` is set.
+    Passwords that uv reads for an index by the index's name (``UV_INDEX_<NAME>_PASSWORD``) become
+    part of that index's URL. Passwords of indexes that only uv's own configuration file names stay
+    in variables if ``named`` is set.
     """
     kept = dict(environment)
     urls: list[str] = []
@@ -75,7 +75,7 @@ def _bare(part: str, variables: dict[str, str], urls: list[str]) -> str:
 
 
 def _told(name: str, variables: dict[str, str]) -> str:
-    """Return the credentials of an index, from its URL or the variables of its name."""
+    """Return the credentials of an index, from the variables of its name."""
     stem = f"UV_INDEX_{re.sub(r'[^A-Z0-9]', '_', name.upper())}"
     user = variables.pop(f"{stem}_USERNAME", "")
     password = variables.pop(f"{stem}_PASSWORD", "")
@@ -85,7 +85,7 @@ def _told(name: str, variables: dict[str, str]) -> str:
 
 
 def configuration(own: str, urls: Sequence[str]) -> str:
-    """A user's configuration of uv (TOML) and these URLs."""
+    """Return a user's configuration of uv (TOML) with these URLs added."""
     tables = [
         {"name": f"flashpool-credentials-{number}", "url": url}
         for number, url in enumerate(urls, start=1)

@@ -1,7 +1,7 @@
 """Names of a package that are imported when they are first used.
 
 `flashpool.envs` and `flashpool.pool` offer many names whose modules take long to import. A process
-that uses only one module below them does not pay for the others, and closes no import circle.
+that uses only one module below them does not pay for the others, and imports form no cycle.
 """
 
 from __future__ import annotations

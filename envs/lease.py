@@ -41,7 +41,7 @@ class Environment:
     """A ready environment, as one acquisition found it."""
 
     digest: str
-    #: The interpreter to exec. With `-S`, add `site_dirs` to the path, in this order.
+    #: The interpreter to exec. With `-S`, add `site_dirs` to the path, in that order.
     python: Path
     #: The environment's directory; None for the base itself.
     root: Path | None
@@ -61,8 +61,9 @@ class Environment:
 
 
 class Lease:
-    """The right to use an environment. While the lease lasts, no process deletes the environment.
-    Released once.
+    """The right to use an environment. Released once.
+
+    While the lease lasts, no process deletes the environment.
     """
 
     __slots__ = ("_give_back", "environment")
@@ -80,7 +81,10 @@ class Lease:
         return self._give_back is None
 
     def release(self) -> bool:
-        """Give it back; True the first time. A second time is a bug of the caller's, and harmless."""
+        """Release the lease; return True the first time.
+
+        A second time is a bug of the caller, and harmless.
+        """
         give_back, self._give_back = self._give_back, None
         if give_back is None:
             _log.error("the lease on %s was released twice", self.environment.digest)
@@ -106,7 +110,7 @@ def _nothing(_digest: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """What a spec would install, package by package, without building it."""
+    """What a spec would install, package by package; nothing is built."""
 
     digest: str
     mode: Where

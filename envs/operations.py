@@ -2,7 +2,7 @@
 
     listing  build  show  explain  warm  gc  verify  remove
 
-Each takes an open `Environments` and answers dataclasses. Nothing prints.
+Each operation takes an open `Environments` and returns dataclasses. Nothing prints.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """One environment in a list."""
+    """An environment in a listing."""
 
     digest: str
     mode: str
     packages: int
-    #: Their names, in order.
+    #: The packages' names, in order.
     names: tuple[str, ...]
     bytes: int
     created: float
@@ -96,7 +96,7 @@ class Built:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """The outcome of verifying one environment: the problem is empty when all is well."""
+    """The result of verifying one environment: the problem is empty if there is none."""
 
     digest: str
     problem: str
@@ -104,7 +104,7 @@ class Checked:
 
 
 async def listing(environments: Environments) -> Listing:
-    """Everything in the store, least recently used first."""
+    """Return everything in the store, least recently used first."""
     provider = await environments.open()
     return await run_in_thread(_listing, provider)
 
@@ -150,7 +150,7 @@ async def build(
     python: str | None = None,
     progress: Report | None = None,
 ) -> Built:
-    """Build one set (or find it built), and finish it: bytecode, seal, archive."""
+    """Build or find one set of requirements, and finish it: bytecode, seal, archive."""
     spec = Spec(requirements=tuple(requirements), python_version=python)
     (built,) = await _finished(environments, [spec], progress)
     return built
@@ -159,7 +159,7 @@ async def build(
 async def _finished(
     environments: Environments, specs: Iterable[Spec], progress: Report | None
 ) -> tuple[Built, ...]:
-    """Build sets one after the other, then finish all; once more what did not stand that."""
+    """Build sets one after the other, then finish all; build again those that were withdrawn."""
     asked = [(spec, await _built(environments, spec, progress)) for spec in specs]
     provider = await environments.open()
     await provider.settled()
@@ -201,14 +201,17 @@ async def explain(
 async def warm(
     environments: Environments, path: Path, *, progress: Report | None = None
 ) -> tuple[Built, ...]:
-    """Build every set of a file, one after the other; a failure does not stop the rest."""
+    """Build every set of a file, one after the other; continue after a failure."""
     sets = await run_in_thread(read_requirements, path)
     specs = [Spec(requirements=requirements) for requirements in sets]
     return await _finished(environments, specs, progress)
 
 
 def read_requirements(path: Path) -> list[tuple[str, ...]]:
-    """A file of sets: one requirement a line, an empty line between sets, `#` for comments."""
+    """Return the sets of requirements in a file.
+
+    One requirement a line, an empty line between sets, `#` for comments.
+    """
     sets: list[tuple[str, ...]] = []
     current: list[str] = []
     for line in [*path.read_text(encoding="utf-8").splitlines(), ""]:
@@ -275,9 +278,7 @@ def _unpacked(provider: Provider, digest: str) -> Path:
 
 
 async def gc(environments: Environments, *, everything: bool = False) -> Evicted:
-    """Clean up after dead processes and evict until the limits hold, or evict all unused
-    environments.
-    """
+    """Clean up after dead processes, and evict what the limits ask for, or all that is unused."""
     provider = await environments.open()
     await run_in_thread(provider.open_store.sweep)
     if everything:
@@ -289,9 +290,9 @@ async def gc(environments: Environments, *, everything: bool = False) -> Evicted
 
 
 async def verify(environments: Environments, digests: Iterable[str] = ()) -> tuple[Checked, ...]:
-    """Compare files with what was published and what their wheels hold, bytecode with its source.
+    """Compare files with what was published and what their wheels hold; bytecode with its source.
 
-    Files are compared by checksum if there is a seal, else by size.
+    Files are compared by checksum if there is a seal, otherwise by size.
     """
     provider = await environments.open()
     named = [await run_in_thread(_find, provider, digest) for digest in digests]
@@ -307,7 +308,7 @@ async def _verify(provider: Provider, digest: str, key: bytes | None) -> Checked
     checked = await run_in_thread(_compare, path, key)
     if checked.problem:
         return checked
-    # Last, for this runs the environment's own Python.
+    # Last, because this runs the environment's own Python.
     found = await bytecode.problems(path)
     return replace(checked, problem=found[0] if found else "")
 
@@ -326,7 +327,7 @@ def _compare(path: Path, key: bytes | None) -> Checked:
 
 
 async def remove(environments: Environments, digest: str, *, archive: bool = True) -> bool:
-    """Delete one environment and its archive; False while anybody uses it."""
+    """Delete an environment and its archive; return False if the environment is in use."""
     provider = await environments.open()
     return await run_in_thread(_remove, provider, digest, archive)
 

@@ -1,12 +1,12 @@
 """Runs commands so that none of their processes outlives this process.
 
-    we --stdin pipe--> sh guard --fork--> the command (and all it starts)
+    we --stdin pipe--> sh guard --fork--> the command (and all that it starts)
                           `-- a reader of that pipe: end of file -> KILL the group
 
-Every command gets a session of its own. A command that is cancelled or late is killed as a group.
-When this process dies, even by SIGKILL, the kernel closes the pipe and the guard kills the group. A
-death signal set with prctl would need code between fork and exec in a process that has threads, and
-follows the thread rather than the process; the shell costs about a millisecond.
+Every command gets a session of its own. A command that is cancelled or times out is killed as a
+group. When this process dies, even by SIGKILL, the kernel closes the pipe and the guard kills the
+group. A death signal set with prctl would need code between fork and exec in a process that has
+threads, and follows the thread rather than the process; the shell costs about a millisecond.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ __all__ = ["Finished", "run"]
 
 _log = logging.getLogger(__name__)
 
-#: Lines that are kept of a command's stderr, and of its stdout.
+#: Most lines that are kept of a command's stderr, and most characters of a line, bytes of stdout.
 KEPT_LINES: Final = 400
 MAX_LINE: Final = 4000
 MAX_STDOUT: Final = 32 * 1024 * 1024
 
-#: The guard's exit status if the working directory is missing.
+#: The guard's exit status if it cannot enter the working directory.
 _NO_FOLDER: Final = 113
-#: How long a killed command may take to exit: usually, and once the disk is known to hang.
+#: How long a killed command may take to exit: usually, and if the disk is known to hang.
 _EXIT_S: Final = 10.0
 _HANGING_EXIT_S: Final = 0.5
 
-#: Descriptor 3 is the pipe from us. The command's own stdin is empty.
+#: Descriptor 3 is the pipe from this process. The command's own stdin is empty.
 _GUARD: Final = """
 exec 3<&0 0</dev/null
 [ "$1" = 0 ] || ulimit -S -n "$1" 2>/dev/null; shift
@@ -84,12 +84,12 @@ async def run(
 ) -> Finished:
     """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group.
 
-    So, too, where the disk that this task works on hangs (`DiskHangs`). The command reads a
-    ``secret`` at the path that takes the place of `handed_over.SECRET`.
+    The same happens if the disk that this task works on hangs (`DiskHangs`). The command reads a
+    ``secret`` at the path that replaces `handed_over.SECRET` in its arguments.
 
     Raises:
-        MachineShort: there was no process or descriptor for it, or for what it started.
-        OSError: it could not be started for another reason.
+        MachineShort: no process or descriptor was available to the command or its children.
+        OSError: the command could not be started for another reason.
     """
     process = await _started(argv, environment, folder, secret)
     try:
@@ -129,10 +129,10 @@ async def _started(
 async def _start(
     handed_over: HandedOver, environment: Mapping[str, str], folder: Path | None
 ) -> asyncio.subprocess.Process:
-    """Start under guard; a cancellation waits until there is something to kill.
+    """Start under guard; a cancellation waits until there is a process to kill.
 
-    Cancelled half-way, asyncio kills the guard alone, and keeps open the pipe whose
-    end would have made the guard's reader kill the rest.
+    If it is cancelled half-way, asyncio kills the guard alone, and keeps the pipe open whose end
+    would make the guard's reader kill the rest.
     """
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
@@ -142,7 +142,7 @@ async def _start(
             "flashpool-guard",
             # Children get the limit of open files with which this process was started.
             str(processes.descriptors_of_children() or 0),
-            # Not as `cwd`: this whole process stands still until a child has executed a program,
+            # Not as `cwd`: this whole process is blocked until the child has executed a program,
             # and entering a directory on a volume that hangs may take forever.
             str(folder or "."),
             *handed_over.argv,
@@ -190,7 +190,7 @@ async def _whole(stream: asyncio.StreamReader) -> str:
 
 
 async def _lines(stream: asyncio.StreamReader, on_line: Callable[[str], None]) -> str:
-    """Yield lines, split by hand: `readline` raises on a line longer than its buffer."""
+    """Report and keep lines; split by hand: `readline` raises on a line beyond its buffer."""
     kept: deque[str] = deque(maxlen=KEPT_LINES)
     rest = b""
     while chunk := await stream.read(65536):
@@ -211,10 +211,10 @@ def _keep(raw: bytes, kept: deque[str], on_line: Callable[[str], None]) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Leave nothing of the group, whatever way we got here."""
+    """Kill everything that is left of the group, however the command ended."""
     try:
-        # After a normal end this reaches what the command left in its group. The
-        # guard was reaped microseconds ago: its number is not in use again yet.
+        # After a normal end this kills what the command left in its group. The guard was reaped
+        # microseconds ago, so its process id is not in use again yet.
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
@@ -228,8 +228,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     if exited.cancel():
         # The process waits for a disk that hangs, and exits only when the disk answers.
         _log.warning("process %d does not exit after its SIGKILL", process.pid)
-    # Pipes that were not read to their end would stay open until Python 3.10 collects them.
-    process._transport.close()  # type: ignore[attr-defined]  # there is no public way
+    # Until Python 3.10's garbage collection, pipes that were not read to their end would stay open.
+    process._transport.close()  # type: ignore[attr-defined]  # there is no public method
     await asyncio.sleep(0)
 
 

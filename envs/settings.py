@@ -1,7 +1,7 @@
-"""Settings of the environments library, and where they come from.
+"""Settings of the environments library, and how they are read.
 
-`EnvSettings` is plain data; `from_environ` reads the `FLASHPOOL_*` variables.
-Nothing here touches a disk: `store/locations.py` decides what the paths mean.
+`EnvSettings` is plain data; `from_environ` reads the `FLASHPOOL_*` variables. No code here touches
+a disk: `store/locations.py` decides what the paths mean.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Mode = Literal["auto", "volume", "archive"]
 
 #: Where RunPod mounts a network volume.
 DEFAULT_VOLUME: Final = Path("/runpod-volume")
-#: Packages that a worker needs beside the standard library.
+#: Packages that a worker needs besides the standard library.
 RUNTIME_PACKAGES: Final = ("cloudpickle", "tblib")
 #: Kinds of direct reference that a request may use.
 REFERENCE_KINDS: Final = frozenset({"url", "vcs", "local"})
@@ -26,7 +26,7 @@ _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 
 
 def runtime_pins() -> tuple[str, ...]:
-    """Pins of the runtime's packages as the server has them: both ends must agree."""
+    """Return pins for the runtime's packages at the server's versions: both ends must agree."""
     pins = []
     for name in RUNTIME_PACKAGES:
         try:
@@ -38,22 +38,22 @@ def runtime_pins() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvSettings:
-    """Everything that can be set; the defaults suit a pod. Times in seconds, sizes in MiB."""
+    """All settings; the defaults suit a pod. Times are in seconds, sizes in MiB."""
 
-    #: Interpreter of calls that name no packages; environments are built on top of its packages.
+    #: Interpreter for calls that name no packages; environments are built on top of its packages.
     base_python: Path = field(default_factory=lambda: Path(sys.executable))
-    #: Volume on which servers share environments. None: `/runpod-volume` if it is mounted, else
-    #: only the local directory.
+    #: Volume on which servers share environments. None: `/runpod-volume` if it is mounted,
+    #: otherwise only the local directory.
     volume: Path | None = None
-    #: Local disk: fallback store, and where archives are unpacked. None: the user's cache.
+    #: Local disk: the fallback store, and where archives are unpacked. None: the user's cache.
     local: Path | None = None
-    #: Whether environments lie in place on the volume, or there as archives; `auto`: by the volume's
-    #: file system.
+    #: Whether environments are stored in place on the volume or as archives; `auto`: depends on the
+    #: volume's file system.
     mode: Mode = "auto"
-    #: Path of the uv program. None: the program that is installed with flashpool.
+    #: Path of the uv program. None: the one that is installed with flashpool.
     uv: Path | None = None
 
-    #: Package index in place of PyPI.
+    #: Package index to use instead of PyPI.
     index_url: str | None = None
     #: Further package indexes.
     extra_index_urls: tuple[str, ...] = ()
@@ -67,51 +67,52 @@ class EnvSettings:
     allow_python_downloads: bool = False
     #: Install build-essential when a package needs a compiler and none is installed.
     auto_build_tools: bool = False
-    #: Requirements that every environment gets, because caller and call must agree on them.
+    #: Requirements that every environment gets, because caller and worker must agree on them.
     runtime_pins: tuple[str, ...] = field(default_factory=runtime_pins)
-    #: How files are copied from uv's cache. `auto`: so that no call can write to the cache's own
-    #: files.
+    #: How files are copied from uv's cache. `auto`: so that no call can write to files of the
+    #: cache.
     link_mode: Literal["auto", "hardlink", "copy", "clone"] = "auto"
     #: Compile the modules of a new environment ahead of calls.
     compile_bytecode: bool = True
 
-    #: Disk space that environments may use; 0: no limit.
+    #: Disk space for all environments; 0: no limit.
     quota_mb: int = 0
     #: How long a new environment waits for leases to be released if the quota is full.
     room_wait_s: float = 10.0
-    #: Disk space that is kept free where environments are stored.
+    #: Disk space to keep free where environments are stored.
     min_free_mb: int = 256
-    #: Time without use after which an environment is deleted; 0: age deletes none.
+    #: Time without use after which an environment is deleted; 0: never because of its age.
     max_age_s: float = 0.0
-    #: Builds at once, on this pod; more of them wait in a queue.
+    #: Builds that run at once on this pod; others wait in a queue.
     builds: int = 4
     #: How long a build may take.
     build_timeout_s: float = 600.0
-    #: Whether a build that has begun continues without waiters.
+    #: Whether a running build continues when no call waits for it any more.
     builds_go_on: bool = False
-    #: How long a request keeps its resolved digest.
+    #: How long resolved versions are reused for equal requests before the index is asked again.
     memo_s: float = 3600.0
     #: How long a failure is repeated to equal requests.
     failure_s: float = 60.0
-    #: How long an environment stays held after its last lease was released.
+    #: How long an environment stays held after its last lease is released.
     hold_s: float = 10.0
-    #: Time between two heartbeats of this pod on the volume.
+    #: Time between two heartbeats of this process on the volume.
     heartbeat_s: float = 2.0
     #: A holder on another machine is dead after this long without a heartbeat.
     stale_s: float = 60.0
     #: A claim is taken over after this long without a heartbeat, also from a stopped process.
     claim_stale_s: float = 15.0
-    #: Key that signs environments on a shared volume; without it only accidental damage is detected.
+    #: Key that signs environments on a shared volume; without it only accidental damage is
+    #: detected.
     volume_key: bytes | None = field(default=None, repr=False)
 
     @property
     def beat_s(self) -> float:
-        """Between two heartbeats: several within the limits, whatever those are set to."""
+        """Seconds between two heartbeats: several within each limit, whatever the settings are."""
         return max(min(self.heartbeat_s, self.stale_s / 4, self.claim_stale_s / 4), 0.05)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> EnvSettings:
-        """Read `FLASHPOOL_*`; variables that are not set keep their defaults."""
+        """Read `FLASHPOOL_*`; settings whose variables are not set keep their defaults."""
         read = _Reader(environ)
         key = environ.get("FLASHPOOL_VOLUME_KEY", "")
         default = cls()

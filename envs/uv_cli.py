@@ -1,10 +1,10 @@
 """Every invocation of uv; `uv_words.py` interprets its output.
 
-No other module of the package starts uv. Requirements reach it through files, never through argv;
-index URLs through its environment, without their credentials: uv reads those once, from a pipe, and
-only when it queries an index (index_credentials.py). The environment is an allow-list: building a
-source distribution runs code of others, which must not see the server's secrets. Interpreters are
-downloaded only if the settings allow it.
+No other module of the package starts uv. Requirements reach uv through files, never through argv.
+Index URLs reach it through its environment, without their credentials: uv reads those once, from a
+pipe, and only when it queries an index (index_credentials.py). The environment is an allow-list:
+building a source distribution runs other people's code, which must not see the server's secrets.
+Interpreters are downloaded only if the settings allow it.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ _PASSED: Final = frozenset(
     "CUDA_HOME CUDA_PATH TORCH_CUDA_ARCH_LIST LD_LIBRARY_PATH LIBRARY_PATH CPATH "
     "PKG_CONFIG_PATH CMAKE_PREFIX_PATH CARGO_HOME RUSTUP_HOME".split()
 )
-#: Variables of uv that would change the invocation, and are not passed on.
+#: Variables that would change uv's invocations, and are not passed on.
 _WITHHELD_UV: Final = frozenset(
     "UV_PYTHON UV_PROJECT UV_PROJECT_ENVIRONMENT UV_CONSTRAINT UV_OVERRIDE UV_EXCLUDE "
     "UV_BUILD_CONSTRAINT UV_SYSTEM_PYTHON UV_CACHE_DIR UV_WORKING_DIR UV_PUBLISH_TOKEN "
     "UV_PUBLISH_PASSWORD UV_REQUIRE_HASHES UV_VENV_SEED UV_VENV_CLEAR UV_NO_CACHE "
     "UV_COMPILE_BYTECODE UV_CONFIG_FILE UV_NO_CONFIG UV_PYTHON_DOWNLOADS".split()
 )
-#: Exit status of the guarding shell when uv died of SIGKILL.
+#: Exit status of the guarding shell if uv died of SIGKILL.
 _KILLED: Final = 128 + 9
-#: Where systems keep trusted authorities; a slim image may have none.
+#: Where systems keep trusted certificate authorities; a slim image may have none.
 _CERTIFICATES: Final = ("/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/pki/tls/certs")
-#: Either of them set: how uv finds certificates is the user's decision.
+#: If one of these is set, the user has decided how uv finds certificates.
 _CERTIFICATES_CHOSEN: Final = frozenset({"UV_SYSTEM_CERTS", "UV_NATIVE_TLS"})
 
 
@@ -98,17 +98,17 @@ class Uv:
         no_source: str = "",
         progress: Progress | None = None,
     ) -> str:
-        """Answer the lock: one line a package, each with its `via` comment.
+        """Return the lock: a line for each package, with its `via` comment.
 
-        ``fresh``: packages that the cache must not answer for; ``python_version``: of a Python
-        that need not be here; ``no_source``: a package of which only wheels count.
+        ``fresh``: packages to query anew, not from the cache; ``python_version``: resolve for this
+        version, which need not be installed; ``no_source``: a package of which only wheels count.
         """
         argv = ["pip", "compile", str(requirements), "--python", str(python)]
         argv += ["--no-header", "--annotation-style", "line", "--no-python-downloads"]
         argv += [part for path in constraints for part in ("--constraints", str(path))]
         if not dependencies:
             argv += ["--no-deps"]
-        if not self._offline:  # uv refuses both together: without a network nothing is newer
+        if not self._offline:  # uv refuses both options together, and offline nothing is newer
             argv += ["--refresh"] if refresh else []
             argv += [part for name in fresh for part in ("--refresh-package", name)]
         if python_version:
@@ -134,8 +134,8 @@ class Uv:
         ``fresh``: packages to build from the current files. uv keeps the wheel of a directory until
         its pyproject.toml changes, even if its modules change.
 
-        First with what the cache has: the resolution has just asked the index, and asking
-        it once more about every package takes longer than linking their files.
+        The first attempt uses only the cache: the resolution has just queried the index, and
+        querying it again for every package takes longer than linking the packages' files.
         """
         argv = ["pip", "install", "--no-deps", "--link-mode", self.settings.link_mode]
         argv += ["--python", str(venv / "bin" / "python"), "--requirements", str(lock)]
@@ -148,10 +148,10 @@ class Uv:
     async def install_cached(
         self, venv: Path, wanted: Path, left_out: Path, *, progress: Progress
     ) -> None:
-        """Resolve and install what the cache alone answers, but for some names.
+        """Resolve and install from the cache alone, without the packages in ``left_out``.
 
-        Nobody is asked and nothing built: where the cache does not suffice it fails, soon
-        and with the virtualenv as it was.
+        The index is not queried and nothing is built. If the cache does not suffice, this fails
+        quickly and leaves the virtualenv unchanged.
         """
         argv = ["pip", "install", "--offline", "--no-build", "--no-python-downloads"]
         argv += ["--link-mode", self.settings.link_mode, "--excludes", str(left_out)]
@@ -164,9 +164,7 @@ class Uv:
         await self._run(argv, "build", venv.parent, None)
 
     async def find_python(self, version: str, folder: Path) -> Path:
-        """Return the interpreter that uv finds for a version; it may be a shim that
-        does not run.
-        """
+        """Return the interpreter that uv finds for a version; a shim may not run."""
         argv = ["python", "find", "--system", "--no-project", version]
         if not self.settings.allow_python_downloads:
             argv.append("--no-python-downloads")
@@ -231,7 +229,7 @@ class Uv:
         return self.settings.offline or bool(os.environ.get("UV_OFFLINE"))
 
     def _configuration(self) -> Path | None:
-        """Return the arguments for the one configuration file, if there is one.
+        """Return the path of the one configuration file, if there is one.
 
         uv would otherwise search upwards from the working directory, which is on a volume that user
         code can write.
@@ -249,14 +247,14 @@ class Uv:
             if name in _PASSED or (name.startswith("UV_") and name not in _WITHHELD_UV)
         }
         if not _CERTIFICATES_CHOSEN & os.environ.keys() and _has_certificates():
-            # Like pip: a network with its own authority has made the system trust it.
+            # Like pip: if a network has an authority of its own, its machines trust that authority.
             kept["UV_SYSTEM_CERTS"] = "1"
         settings = self.settings
         if settings.index_url:
             kept["UV_DEFAULT_INDEX"] = settings.index_url
         if settings.extra_index_urls:
             kept["UV_INDEX"] = " ".join(settings.extra_index_urls)
-        # Not as an option, which would replace directories set here and by the operator.
+        # Not as an option: it would replace the directories set by these settings and the operator.
         outside = (kept["UV_FIND_LINKS"],) if kept.get("UV_FIND_LINKS") else ()
         if places := (*outside, *settings.find_links, *links):
             kept["UV_FIND_LINKS"] = ",".join(places)
@@ -279,7 +277,7 @@ def _read(path: Path) -> str:
 
 
 def _has_certificates() -> bool:
-    """Return whether the system has trusted authorities; otherwise uv's own list is used."""
+    """Return whether the system has trusted authorities; if not, uv uses its own list."""
     if any(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")):
         return True
     paths = [Path(name) for name in _CERTIFICATES]

@@ -1,15 +1,16 @@
 """Interprets uv's output: returns the matching error, with advice.
 
     classify(words)
-      no space, no interpreter, no compiler           as before anything is looked at
-      a line that uv does not read                    SpecRefused
-      a repository, URL or file that is not there     SourceRefused   (`_of_source`, `_of_git`)
-      no versions that go together                    ResolutionFailed
-      somebody who does not answer                    RegistryUnreachable
-      all the rest                                    BuildFailed
+      no space                                        DiskFull
+      a line that uv cannot parse                     SpecRefused
+      a repository, URL or file that does not exist   SourceRefused   (`_of_source`, `_of_git`)
+      no versions that are compatible                 ResolutionFailed
+      no interpreter, compiler or header              InterpreterMissing, CompilerMissing
+      a server that does not answer                   RegistryUnreachable
+      everything else                                 BuildFailed
 
 Pure: text in, an exception out. Advice that needs the request, such as the package that a misnamed
-one was meant to be, is added in `resolving/advice.py`.
+requirement probably means, is added in `resolving/advice.py`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _NETWORK: Final = (
     "requested URL returned error: 5", "requested URL returned error: 429",
     "Could not resolve hostname",
 )  # fmt: skip
-#: Answers of a server that may be another one a moment later.
+#: HTTP statuses after which the same request may succeed a moment later.
 _PASSING: Final = frozenset({"408", "425", "429"})
 _REFUSED: Final = re.compile(r"HTTP status client error \((\d+)[^)]*\) for url \(([^)\s]+)\)")
 _ASKED: Final = re.compile(
@@ -72,7 +73,7 @@ _OTHER_NAME: Final = re.compile(
     r"package name `([^`]+)` does not match `([^`]+)` in the"
 )
 _NO_PROJECT: Final = re.compile(r"`([^`]+)` does not appear to be a Python project")
-#: The second is what uv says of the same where the requirement has extras or a marker.
+#: The second form is what uv says if the requirement has extras or a marker.
 _NO_PACKAGE: Final = re.compile(
     r"[Bb]ecause (?:(\S+) was not found in the package registry|there are no versions of ([\w.-]+))"
 )
@@ -96,12 +97,12 @@ _HEADER_PACKAGES: Final = {
 
 
 def scrubbed(text: str) -> str:
-    """Return a text without credentials in URLs."""
+    """Return a text with the credentials in its URLs replaced."""
     return _CREDENTIALS.sub(r"\1***@", text)
 
 
 def trimmed(words: str) -> str:
-    """Return uv's message from the first error on, without progress lines or credentials."""
+    """Return uv's message from the first error on, without progress lines and credentials."""
     lines = [line for line in words.splitlines() if line.strip() and not _NOISE.match(line)]
     starts = (n for n, line in enumerate(lines) if line.startswith(("error:", "  ×", "× ")))
     text = scrubbed("\n".join(lines[next(starts, 0) :]))
@@ -112,7 +113,7 @@ def trimmed(words: str) -> str:
 
 
 def classify(words: str, phase: str, asked: str = "") -> EnvironmentFailure:
-    """Return the error that uv's output means; ``asked``: the requirements that uv was given."""
+    """Return the error for uv's output; ``asked``: the requirements that uv was given."""
     text = trimmed(words)
     if any(mark in words for mark in _NO_SPACE):
         return DiskFull("There is no space for the environment", phase=phase, words=text)
@@ -133,7 +134,7 @@ def classify(words: str, phase: str, asked: str = "") -> EnvironmentFailure:
 
 
 def _unread(words: str) -> SpecRefused | None:
-    """A line that uv cannot parse; it repeats the line above a row of carets."""
+    """Recognise a line that uv cannot parse; uv repeats the line above a row of carets."""
     found = _UNREAD.search(words)
     if found is None:
         return None
@@ -186,7 +187,7 @@ def _unreachable(words: str, text: str, phase: str, asked: str) -> RegistryUnrea
 
 
 def _of_source(words: str, text: str, phase: str, asked: str) -> EnvironmentFailure | None:
-    """A server that has nothing under a URL; a directory or a file that is not what it should be."""
+    """Recognise a URL that a server refuses, or a directory or file that is not a package."""
     requirement = _requirement(words)
     if refused := _REFUSED.search(words):
         code, url = refused[1], scrubbed(refused[2])
@@ -270,7 +271,7 @@ def _unbuilt(words: str, text: str, phase: str) -> EnvironmentFailure:
 
 
 def _requirement(words: str) -> str:
-    """Return the requirement that uv mentions, if any."""
+    """Return the requirement that uv mentions, or an empty text."""
     found = re.search(
         r"Failed to (?:build|download(?: and build)?|install|prepare|read)[^`]*`([^`]+)`", words
     )
@@ -278,13 +279,14 @@ def _requirement(words: str) -> str:
 
 
 def _is_direct(url: str, asked: str) -> bool:
-    """Return whether a requirement names that URL; uv leaves out its credentials."""
+    """Return whether a requirement names that URL; uv prints it without credentials."""
     return _CREDENTIALS.sub(r"\1", url) in _CREDENTIALS.sub(r"\1", asked)
 
 
 def _host(words: str) -> str:
-    """Return the host that failed. Which package came first is chance, and may not be
-    the user's.
+    """Return the host that failed.
+
+    The package is not named: which one failed first is chance, and it may not be the user's.
     """
     found = re.search(r"https://(?:[^/\s@]+@)?([^/\s)`]+)", words)
     return f"host: {found.group(1)}" if found else ""

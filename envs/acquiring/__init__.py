@@ -1,1 +1,1 @@
-"""From a spec to a lease: find an environment, or build it when its turn comes."""
+"""From a spec to a lease: finds an environment, or builds it when its turn comes."""

@@ -1,10 +1,10 @@
-"""From a spec to an environment that is ready: found or built, and kept trying where that helps.
+"""From a spec to a ready environment: found or built, with retries where they help.
 
-    make          on the current store; again after uv was killed, on a full disk, without the volume
-      _prepare      parse the request; a failure that is remembered, or new and then remembered
+    make          on the current store; again if uv was killed, the disk is full or the volume gone
+      _prepare      parse the request; repeat a remembered failure, or remember a new one
         _found_or_made
           satisfied by the base? -> the base
-          remembered on the volume, and there? -> that
+          remembered on the volume, and present? -> that environment
           _resolved    resolve -> digest -> `Provider.provide` (on disk? archive? build)
 
 Results go to the memo that `Environments` asks first. Runs on one event loop.
@@ -50,14 +50,14 @@ __all__ = ["Acquisition"]
 
 _log = logging.getLogger(__name__)
 
-#: Before a build is tried again that met a shortage of processes or descriptors.
+#: Seconds before a build is tried again that failed for lack of processes or descriptors.
 _SHORT_PAUSE_S = 1.0
-#: Characters of what a shortage is named after.
+#: Most characters of the name under which a shortage is reported.
 _LABEL: Final = 80
 
 
 class Acquisition:
-    """Finds or makes the environment of one spec after the other."""
+    """Finds or builds the environments of specs."""
 
     def __init__(self, settings: EnvSettings, choice: EnvironmentChoice, memo: Memo) -> None:
         self._settings = settings
@@ -65,8 +65,8 @@ class Acquisition:
         self._memo = memo
         self._failures = Failures(settings.failure_s)
         self.build_slots = BuildSlots(settings.builds)
-        #: Called with who builds and which resource the machine lacks for it; an empty text ends
-        #: it.
+        #: Called with the build and the resource that the machine lacks for it; an empty text ends
+        #: the shortage.
         self.on_shortage: Callable[[str, str], None] = lambda _who, _what: None
         self._system: SystemPackages | None = None
         self.stores = OpenStores(settings, self._provider_of)
@@ -82,7 +82,7 @@ class Acquisition:
         )
 
     async def make(self, spec: Spec, report: Report) -> Environment:
-        """The environment of a spec, found or built; where the machine is short, that is waited for."""
+        """Find or build the environment of a spec; wait while the machine lacks a resource."""
         who, what = f"the build of {scrubbed(' '.join(spec.requirements))[:_LABEL]}", ""
         try:
             while True:
@@ -101,11 +101,10 @@ class Acquisition:
                 self.on_shortage(who, "")
 
     async def _make(self, spec: Spec, report: Report) -> Environment:
-        """Make the environment without retrying after uv was killed.
+        """Find or build the environment, with a second attempt if that may help.
 
-        Tried once more after uv was killed, the disk was full (unused environments are evicted
-        first) or the store went away. Where a volume stays full, local disk is used if it is
-        another disk.
+        It is made after uv was killed, the disk was full (unused environments are evicted first) or
+        the store disappeared. If a volume stays full, local disk is used if it is another disk.
         """
         try:
             provider = await self.stores.current()
@@ -161,7 +160,7 @@ class Acquisition:
             failure = await self._choice.advised(plain, asked, provider.open_store)
             self._failures.remember(asked.failure_key, failure)
             if isinstance(failure, RegistryUnreachable):
-                # uv's message may be about a package that is not part of the request.
+                # uv's message may name a package that is not part of the request.
                 raise failure.of(map(scrubbed, asked.spec.lines)) from None
             raise failure from None
 
@@ -200,7 +199,7 @@ class Acquisition:
     async def _resolved(
         self, spec: Spec, asked: ParsedRequest, provider: Provider, report: Report, *, begin: bool
     ) -> Environment:
-        """Resolve with the index; meanwhile begin a build, if one is likely to be needed."""
+        """Resolve with the index; meanwhile begin a build if it will probably be needed."""
         async with AsyncExitStack() as until_built:
             async with self.build_slots.place(report):
                 began = time.monotonic()
@@ -208,7 +207,7 @@ class Acquisition:
                 guess = self._choice.guess(asked, provider.open_store) if begin else None
                 drafting = provider.open_store.speculative.begun(guess, asked.base, asked.key)
                 draft = await until_built.enter_async_context(drafting)
-                # Some packages have to be compiled before they tell what they depend on.
+                # Some packages must be compiled before their dependencies are known.
                 asked, plan = await provider.with_tools(
                     lambda: self._planned(asked, provider, report), report
                 )
@@ -246,7 +245,7 @@ class Acquisition:
         provider: Provider,
         report: Report,
     ) -> Environment:
-        """The index is out of reach: what the request meant last time beats an error."""
+        """Return the environment of the last resolution, because the index is unreachable."""
         found = (
             await provider.existing(remembered.digest, asked.base, report) if remembered else None
         )

@@ -1,8 +1,8 @@
 """From a raw spec to a plan and its digest: everything before anything is built.
 
 understand   Spec -> NormalSpec + base facts + request key
-named        the names of repositories, archives and directories that were given without
-from_base    the base itself, where it has all that is asked for
+named        adds the names of repositories, archives and directories given without a name
+from_base    the base itself, if it has everything requested
 plan         resolver.py, in a scratch directory
 digest       of the plan; local files count by content
 """
@@ -38,13 +38,13 @@ __all__ = ["EnvironmentChoice", "ParsedRequest", "base_environment"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds for finding a Python on which a request that failed would work.
+#: Seconds to look for a Python on which a failed request would work.
 _ADVICE_LIMIT_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedRequest:
-    """A spec that was read, on the base it is meant for."""
+    """A parsed spec, and the base that it is for."""
 
     spec: NormalSpec
     base: BaseFacts
@@ -53,14 +53,15 @@ class ParsedRequest:
 
     @property
     def failure_key(self) -> str:
-        """Return the key under which a failure is remembered: `key` alone lacks the system
-        packages.
+        """The key under which a failure is remembered.
+
+        It includes the system packages, which `key` lacks.
         """
         return " ".join((self.key, *self.spec.system_packages))
 
 
 class EnvironmentChoice:
-    """Reads specs, and remembers interpreters."""
+    """Parses specs, and remembers interpreters."""
 
     def __init__(self, settings: EnvSettings) -> None:
         self._settings = settings
@@ -69,11 +70,11 @@ class EnvironmentChoice:
         self._missing = Failures(settings.failure_s)
 
     async def look_at_base(self) -> BaseFacts:
-        """Probe the base now, so that no request waits for it."""
+        """Probe the base now, so that no request has to wait for that."""
         return await self._bases.facts(self._settings.base_python)
 
     async def prepare(self, open_store: OpenStore) -> None:
-        """Do what does not depend on a request: the first one waits the less."""
+        """Do what does not depend on a request, so that the first request waits less."""
         base = await self.look_at_base()
         open_store.spare_virtualenvs.prepare(base)
         try:
@@ -126,21 +127,22 @@ class EnvironmentChoice:
         return facts.python
 
     def from_base(self, asked: ParsedRequest) -> Plan | None:
-        """The plan that builds nothing, where the base has everything."""
+        """Return the plan that builds nothing if the base has everything; otherwise None."""
         plan = from_base(asked.spec, asked.base)
         own = asked.base.python == self._settings.base_python
         if plan is None or (own and not asked.spec.requirements):
             return plan
-        # A base without cloudpickle or tblib gets a layer that has them; so does another
-        # Python, which may have any version of them, or another's packages altogether.
+        # A base without cloudpickle or tblib gets a layer that has them. So does another Python,
+        # which may have other versions of them, or different packages of these names.
         pins = {pin.partition("==")[0] for pin in self._settings.runtime_pins}
         return plan if pins <= {*asked.base.packages, *asked.base.brought} else None
 
     async def named(
         self, asked: ParsedRequest, open_store: OpenStore, report: Report
     ) -> ParsedRequest:
-        """Return the spec with a name on every requirement. Its key, which is that of the original
-        text, stays.
+        """Return the request with a name on every requirement.
+
+        Its key stays that of the original text.
         """
         if not asked.spec.nameless:
             return asked
@@ -163,7 +165,7 @@ class EnvironmentChoice:
     async def plan(
         self, asked: ParsedRequest, open_store: OpenStore, report: Report, *, thorough: bool = False
     ) -> Plan:
-        """Resolve; raises the typed failure when nothing satisfies the requirements."""
+        """Resolve; raise the typed failure if nothing satisfies the requirements."""
         async with self._asking(asked, open_store, report) as question:
             plan = await self._resolver(open_store).plan(replace(question, thorough=thorough))
         if plan.mode == "layer" and not plan.lines:
@@ -189,7 +191,7 @@ class EnvironmentChoice:
     async def _on_other_python(
         self, failure: EnvironmentFailure, package: str, asked: ParsedRequest, open_store: OpenStore
     ) -> EnvironmentFailure:
-        """Ask uv on which Python the request resolves, preferring installed ones."""
+        """Look for a Python on which the request resolves, preferring installed ones."""
         now = ".".join(asked.base.version.split(".")[:2])
         absent = ""
         async with self._asking(asked, open_store, _silent) as question:
@@ -211,13 +213,13 @@ class EnvironmentChoice:
         return True
 
     def guess(self, asked: ParsedRequest, open_store: OpenStore) -> Guess | None:
-        """Return what the plan will probably be, judged by uv's cache."""
+        """Return what the plan will probably be, judged by uv's cache; None: no guess."""
         if asked.refresh:
             return None
         return self._resolver(open_store).guess(asked.spec, asked.base)
 
     def digest(self, plan: Plan, asked: ParsedRequest) -> str:
-        """Key of the environment a plan makes."""
+        """Return the key of the environment that a plan makes."""
         if plan.mode == "base":
             return asked.base.fingerprint
         contents = {
@@ -244,7 +246,7 @@ def _name_of(line: str) -> str:
 
 
 def base_environment(base: BaseFacts) -> Environment:
-    """The base itself, as an environment."""
+    """Return the base itself as an environment."""
     return Environment(
         digest=base.fingerprint,
         python=base.python,

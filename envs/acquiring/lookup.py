@@ -1,11 +1,11 @@
-"""Take what exists: an environment on this disk, or an archive on the volume.
+"""Finds what exists: an environment on this disk, or an archive on the volume.
 
     look      mark -> facts -> verify (once a process) -> lease table entry
     fetch     manifest -> unpack in scratch -> publish locally -> look
-    pack      the other way round
+    pack      the reverse: from a local environment to an archive
 
-A damaged environment is reported as absent, and remembered as damaged, so that the next build
-replaces it instead of yielding to it.
+A damaged environment is reported as absent, and recorded as damaged, so that the next build
+replaces it instead of keeping it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
-    """Environments that are there; every method blocks."""
+    """Environments and archives that exist; every method blocks."""
 
     open_store: OpenStore
     settings: EnvSettings
@@ -46,7 +46,7 @@ class Lookup:
     def look(
         self, digest: str, origin: Origin, seconds: Seconds | None = None
     ) -> Environment | None:
-        """Hold the environment in the store with this digest; return None if no usable one exists.
+        """Hold the environment with this digest; return None if there is no usable one.
 
         The environment stays in the lease table, idle: the caller takes its lease there.
         """
@@ -73,8 +73,8 @@ class Lookup:
         try:
             environment = environment_of(path, self._verify(path))
         except (Tampered, FileNotFoundError) as error:
-            # The error is about its site-packages; a list of files that others wrote says nothing
-            # of those.
+            # The error is about the environment's site-packages; others' lists of files do not
+            # cover it.
             _log.warning("%s", error)
             self.damaged.add(digest)
             return None
@@ -97,7 +97,7 @@ class Lookup:
         return facts
 
     def promised(self, digest: str) -> archive.ArchiveInfo | None:
-        """Return the facts of an archive on the volume; None if no usable one exists."""
+        """Return the facts of an archive on the volume; None if there is no usable one."""
         try:
             return archive.read_manifest(self.open_store.shared, digest, self.settings.volume_key)
         except (Tampered, FileNotFoundError) as error:
@@ -105,11 +105,12 @@ class Lookup:
             return None
 
     def fetch(self, info: archive.ArchiveInfo, base: BaseFacts) -> bool:
-        """Unpack an archive into the local store; False when it is not what it promised."""
+        """Unpack an archive into the local store; return False if it breaks its promise."""
         try:
             self._unpack(info, base)
         except (Tampered, FileNotFoundError, FileExistsError) as error:
-            # A file where the links to the interpreter belong was never packed by us.
+            # FileExistsError: flashpool never packs a file where the links to the interpreter
+            # belong.
             self._set_aside(info.digest, error)
             return False
         self._touch_archive(info.digest)
@@ -135,10 +136,10 @@ class Lookup:
         try:
             _note_use(self.open_store.shared.archive_manifest(digest))
         except OSError:
-            pass  # a volume that cannot be written keeps no order of use
+            pass  # a read-only volume keeps no order of use
 
     def archived(self, digest: str) -> bool:
-        """Return whether an archive is on the volume, and not known to be damaged."""
+        """Return whether an archive is on the volume and not known to be damaged."""
         if not self.open_store.archives or digest in self.bad_archives:
             return False
         return _leads_somewhere(self.open_store.shared.archive_manifest(digest))
@@ -150,7 +151,7 @@ class Lookup:
         return self.open_store.archives_writable and not self.archived(digest)
 
     def pack(self, digest: str) -> None:
-        """Put an archive of a finished local environment on the volume."""
+        """Write an archive of a finished local environment to the volume."""
         archive.pack(
             self.open_store.store.environment(digest),
             self.open_store.shared,
@@ -172,7 +173,7 @@ def _note_use(file: Path) -> None:
 
 
 def environment_of(path: Path, facts: manifest.Facts) -> Environment:
-    """The environment in a published directory."""
+    """Return the environment in a published directory."""
     layer = site_packages_of(path)
     return Environment(
         digest=facts.digest,

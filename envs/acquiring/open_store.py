@@ -1,12 +1,11 @@
 """The parts of an open store, connected to each other; and its heartbeat.
 
-    Ground   local store: holders, marks, lease table, claims, evictor, builder
-             shared store: memo, preloads, archives, claims between pods
-    Pulse    a thread that touches heartbeats and lets go of idle environments
+    OpenStore        local store: holders, marks, lease table, claims, evictor, builder
+                     shared store: memo, preloads, archives, claims between pods
+    HeartbeatThread  writes heartbeats and releases idle environments
 
-In volume and local mode the two stores are one object, with one set of holders.
-The pulse is a thread because an event loop that is busy for a minute must not
-look dead to other pods.
+In volume and local mode the two stores are one object, with one set of holders. The heartbeat is a
+thread because a process whose event loop is busy for a minute must not look dead to other pods.
 """
 
 from __future__ import annotations
@@ -44,11 +43,11 @@ _MB: Final = 1024 * 1024
 #: Heartbeats between two clean-ups, and between two counts of the store's contents.
 _SWEEP_EVERY: Final = 30
 _LOOK_EVERY: Final = 5
-#: A heartbeat takes milliseconds, a sweep seconds; a volume that hangs, for ever.
+#: A heartbeat takes milliseconds and a sweep seconds; on a volume that hangs, they never end.
 _STOP_LIMIT_S: Final = 10.0
-#: Seconds between two looks at what only grows on the volume.
+#: Seconds between two checks of the files on the volume whose number only grows.
 _TRIM_S: Final = 3600.0
-#: Characters of what stats say of a problem.
+#: Most characters of a problem in statistics.
 _PROBLEM: Final = 300
 
 
@@ -57,9 +56,9 @@ class Pulse:
     """The state of the heartbeat in one store."""
 
     root: str
-    #: Seconds since the last one.
+    #: Seconds since the last heartbeat.
     age_s: float
-    #: Steps that failed since the start, and what the last ones that still fail say.
+    #: Steps that failed since the start; and the errors of the steps whose last run failed.
     failures: int
     problem: str
     tally: Tally
@@ -67,10 +66,10 @@ class Pulse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenStore:
-    """One open place for environments."""
+    """One open store of environments."""
 
     places: Places
-    #: The threads in which every operation on either store waits.
+    #: The threads in which every operation on either store runs.
     disk: DiskThreads
     store: Store
     shared: Store
@@ -100,23 +99,23 @@ class OpenStore:
         return self.archives and not self.places.read_only
 
     def beat(self) -> None:
-        """Write one heartbeat in each store; blocking, but `DiskHangs` if the volume hangs."""
+        """Write a heartbeat in each store; blocking, but raises `DiskHangs` if the volume hangs."""
         if self.disk.watch is not None:
             self.disk.watch.check()
-        # First, for where the volume is gone the rest is an error.
+        # This comes first: if the volume is gone, the rest raises.
         self.table.forget_lost(self.copies.is_the_same)
         self.copies.forget_all_but(self.table.held())
         if not self.holders.beat():
             self.table.mark_again()
-            # Once more: environments may have been deleted before their marks were back.
+            # Check again: environments may have been deleted before their marks were restored.
             self.table.forget_lost(lambda digest: is_directory(self.store.environment(digest)))
         if self.archives_writable:
             self.shared_holders.beat()
 
     def sweep(self, *, trimmed: bool = True) -> list[str]:
-        """Clean up after dead processes in each store, and delete what is too old; blocking.
+        """Clean up after dead processes in each store, and delete old environments; blocking.
 
-        Answers what could not be done. ``trimmed``: also what only grows, once an hour.
+        Return what could not be done. ``trimmed``: also trim what only grows, once an hour.
         """
         trimmed = trimmed and self.trims.due()
         problems = sweep(self.store, self.holders, trimmed=trimmed)
@@ -129,12 +128,12 @@ class OpenStore:
         return problems
 
     def take_up(self) -> None:
-        """Use it again after something failed: directories may be gone; blocking."""
+        """Use the store again after a failure: directories may be missing; blocking."""
         self.store.prepare()
         self.beat()
 
     def close(self) -> None:
-        """Release every lease, and be seen no longer; blocking."""
+        """Release every lease, and stop being a holder; blocking."""
         self.table.clear()
         self.holders.close()
         if self.archives_writable:
@@ -142,7 +141,7 @@ class OpenStore:
 
 
 class Seldom:
-    """Says when something is due again that is done once in so many seconds, by the first asked."""
+    """Says when periodic work is due: the first to ask in each period does it."""
 
     def __init__(self, period_s: float) -> None:
         self._period_s = period_s
@@ -150,7 +149,7 @@ class Seldom:
         self._lock = threading.Lock()
 
     def due(self) -> bool:
-        """Return whether it is time for a step."""
+        """Return whether the work is due; then it is not due again for a period."""
         with self._lock:
             now = time.monotonic()
             if now - self._last < self._period_s:
@@ -160,7 +159,7 @@ class Seldom:
 
 
 def open_the_store(settings: EnvSettings, places: Places, disk: DiskThreads) -> OpenStore:
-    """Make the directories, start to be seen, sweep up after the dead; blocking."""
+    """Make directories, become a holder, clean up after dead processes; blocking."""
     store = Store(places.local)
     store.prepare()
     shared = store if places.shared == places.local else Store(places.shared)
@@ -214,7 +213,7 @@ def open_the_store(settings: EnvSettings, places: Places, disk: DiskThreads) -> 
 
 
 def _linking(settings: EnvSettings, places: Places) -> EnvSettings:
-    """From a cache elsewhere nothing can be linked; of one here, not all should be."""
+    """Copy from a cache elsewhere; decide how to link from a cache beside the store."""
     if places.cache.parent != places.local:
         return replace(settings, link_mode="copy")
     if settings.link_mode != "auto":
@@ -223,7 +222,7 @@ def _linking(settings: EnvSettings, places: Places) -> EnvSettings:
 
 
 def limits_of(settings: EnvSettings) -> StoreLimits:
-    """The limits in bytes."""
+    """Return the limits in bytes."""
     return StoreLimits(
         quota=settings.quota_mb * _MB,
         min_free=settings.min_free_mb * _MB,
@@ -243,7 +242,7 @@ def _holders(store: Store, settings: EnvSettings) -> Liveness:
 def _claims(
     places: Places, store: Store, shared: Store, mine: Liveness, common: Liveness
 ) -> Claims:
-    """Claims lie where all who might build the same thing can see them."""
+    """Return claims that every process sees which may build the same environment."""
     if places.read_only:
         return Claims(store, mine)
     return Claims(shared, common)
@@ -259,7 +258,7 @@ class HeartbeatThread:
         self._stop = threading.Event()
         self._beaten = time.monotonic()
         self._failures = 0
-        #: The last error of each step, which is logged once.
+        #: The last error of each failing step; each is logged once.
         self._problems: dict[str, str] = {}
         self._thread = threading.Thread(
             target=self._run, name="flashpool-envs-heartbeat", daemon=True
@@ -299,12 +298,11 @@ class HeartbeatThread:
             raise OSError("; ".join(problems))
 
     def _did(self, step: str, act: Callable[[], object]) -> bool:
-        """Run a step, and return whether it succeeded: a volume that was gone may be back at the
-        next try.
+        """Run a step; return whether it succeeded.
 
-        A failed step does not keep the others from running: without heartbeats, other processes
-        consider this one dead, and delete environments that its calls use. On a volume that hangs
-        no step is begun.
+        A failed step does not keep the others from running: a volume that was gone may be back at
+        the next one. Without heartbeats, other processes consider this process dead, and delete
+        environments that its calls use. On a volume that hangs, no step is begun.
         """
         try:
             if self.disk.watch is not None:
@@ -312,7 +310,7 @@ class HeartbeatThread:
             act()
         except OSError as error:
             self._failed(step, str(error), None)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next beat is due
+        except Exception as error:  # noqa: BLE001 - whatever the error, the next heartbeat is due
             self._failed(step, f"{type(error).__name__}: {error}", error)
         else:
             self._problems.pop(step, None)
@@ -330,7 +328,7 @@ class HeartbeatThread:
         self._stop.set()
 
     def stop(self) -> None:
-        """Stop, and close the store; blocking."""
+        """Stop the thread, and close the store; blocking."""
         self.ask_to_stop()
         self._thread.join(_STOP_LIMIT_S)
         if self._thread.is_alive():

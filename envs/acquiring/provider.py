@@ -1,10 +1,10 @@
 """Provides the environment of a digest: finds it, waits for another builder, or builds it.
 
-existing -> here or in an archive
-provide  -> existing, else one flight per digest:
-              a place among the builds, then
-              claim? build -> publish -> (background: bytecode, seal, archive, quota)
-              no claim? look again until it is there or the claim is stale
+existing -> on this disk or in an archive
+provide  -> existing, otherwise one flight per digest:
+              a build slot, then
+              claim? build -> publish -> (in the background: bytecode, seal, archive, quota)
+              no claim? check again until it exists or the claim is stale
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["Provider", "Wanted"]
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-#: First wait for another pod's build: only the file system shows that a pod has published.
+#: First wait for another pod's build: only the file system shows that the pod has published.
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
 
@@ -49,10 +49,10 @@ EnsureTools = Callable[["Provider", Report], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """One digest, and how to build it."""
+    """One digest, and how to build its environment."""
 
     digest: str
-    #: The request's key: a process that has already begun with this request finishes it.
+    #: The request's key: if a process has begun a build for this request, it also finishes it.
     key: str
     plan: Plan
     base: BaseFacts
@@ -61,7 +61,7 @@ class Wanted:
 
 
 class Provider:
-    """Environments of one open store."""
+    """Provides environments from one open store."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Provider:
             return None
 
     async def remember(self, key: str, digest: str, requirements: tuple[str, ...]) -> None:
-        """Tell all pods what a request means."""
+        """Record for all pods what a request was resolved to."""
         if self.open_store.places.read_only:
             return
         try:
@@ -134,7 +134,7 @@ class Provider:
         return await self._fetches.join(digest, unpack, progress=report)
 
     async def provide(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
-        """The environment, built if need be, however many ask."""
+        """Return the environment, built if necessary; one flight, however many callers."""
         return await self._builds.join(
             wanted.digest, lambda line: self._provide(wanted, seconds, line), progress=report
         )
@@ -145,10 +145,10 @@ class Provider:
         while True:
             found = await self.existing(wanted.digest, wanted.base, report)
             if found is not None:
-                if told:  # whoever built it may have died as it was done
+                if told:  # the other builder may have died when it had just published
                     await run_in_thread(self.open_store.claims.elsewhere, wanted.key)
                 return replace(found, seconds=seconds)
-            # A place first: with the claim in hand it would keep other processes waiting.
+            # A build slot first: a claim without a slot would keep other processes waiting.
             async with self._build_slots.place(report, begun=True):
                 if await self._claim(wanted.digest, wanted.key):
                     return await self._claimed(wanted, seconds, report)
@@ -159,7 +159,7 @@ class Provider:
             wait_s = min(wait_s * 1.5, _LONGEST_WAIT_S)
 
     async def _claimed(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
-        """Having the claim, look once more: another process may have published in between."""
+        """Check again with the claim taken, as another process may have published; then build."""
         try:
             found = await self.existing(wanted.digest, wanted.base, report)
             if found is None:
@@ -172,8 +172,9 @@ class Provider:
         return replace(found, seconds=found.seconds if not found.hit else seconds)
 
     async def _claim(self, digest: str, key: str | None = None) -> bool:
-        """Take both claims or none: two processes that hold one each must not wait for
-        each other.
+        """Take both claims or none.
+
+        Otherwise two processes could hold one claim each, and wait for each other.
         """
         claims = self.open_store.claims
 
@@ -203,7 +204,8 @@ class Provider:
             draft=wanted.draft,
         )
         if order.replace:
-            # A file that was written to in place is the cache's file too.
+            # If a file was written to in place, the cache's file has changed as well: they may be
+            # one file.
             await self.quota.clean_cache(tuple(item.name for item in wanted.plan.decisions))
         try:
             async with self.quota.guard():
@@ -230,7 +232,7 @@ class Provider:
         return found
 
     async def with_tools(self, work: Callable[[], Awaitable[T]], report: Report) -> T:
-        """Do it; again with build tools installed, where they were missing and may be."""
+        """Do the work; do it again with build tools installed if they were missing, and allowed."""
         try:
             return await work()
         except CompilerMissing:
@@ -242,11 +244,11 @@ class Provider:
     # -- after publication ----------------------------------------------------------------
 
     async def _finish_if_needed(self, digest: str) -> None:
-        """Start the background part, unless it runs, here or in another process."""
+        """Start the background work, unless it runs already, here or in another process."""
         if digest in self._finishing or not await run_in_thread(self.lookup.unfinished, digest):
             return
         if not await self._claim(digest) or digest in self._finishing:
-            return  # who came to it in the meantime has the claim, which is this process's
+            return  # another process works on it, or another task of this one started meanwhile
         task = asyncio.get_running_loop().create_task(self._finish(digest))
         self._finishing[digest] = task
 
@@ -254,7 +256,7 @@ class Provider:
         """Finish an environment that is in use already: bytecode, seal, archive, quota."""
         held = self.open_store.table.take(digest)
         try:
-            if held is not None:  # else it was evicted in the meantime
+            if held is not None:  # otherwise it was evicted in the meantime
                 await self._complete(digest)
         except Tampered as error:
             await self._withdraw(digest, error)
@@ -277,7 +279,10 @@ class Provider:
             await run_in_thread(self.lookup.pack, digest)
 
     async def _withdraw(self, digest: str, why: Tampered) -> None:
-        """An environment has wrong files: running calls keep it, and the next request builds it again."""
+        """Withdraw an environment with wrong files.
+
+        Running calls keep it, and the next request builds it again.
+        """
         _log.warning("environment %s is withdrawn: %s", digest, why)
         self.lookup.damaged.add(digest)
         try:
@@ -290,25 +295,23 @@ class Provider:
         await run_in_thread(self.open_store.table.forget_lost, lambda one: one != digest)
 
     async def settled(self) -> None:
-        """Wait until nothing is left to be done in the background."""
+        """Wait until no work is left in the background."""
         while self._finishing:
             await asyncio.wait(list(self._finishing.values()))
         await self.open_store.speculative.settled()
         await self.open_store.spare_virtualenvs.settled()
 
     async def published(self) -> None:
-        """Wait until no archive is being made, or about to be, that other pods would go without."""
+        """Wait until no archive for other pods is being written or about to be written."""
         while self.open_store.archives_writable and self._finishing:
             await asyncio.wait(list(self._finishing.values()))
 
     def on_pressure(self, tell: Tell) -> None:
-        """Set the function that is called with digests that would be evicted if this process did
-        not lease them.
-        """
+        """Set the callback for digests that are leased here and should be evicted."""
         self.quota.on_pressure(tell)
 
     async def make_room(self, *, reserve: bool = True) -> Evicted:
-        """Evict until the limits are met, with room for one more where asked."""
+        """Evict until the limits are met; ``reserve``: with room for one more environment."""
         return await self.quota.make(reserve=reserve)
 
     async def evict_unused(self) -> Evicted:
@@ -329,7 +332,7 @@ class Provider:
         return "archive" if self.lookup.archived(digest) else "absent"
 
     async def close(self) -> None:
-        """Cancel what runs and wait until it has ended."""
+        """Cancel what runs, and wait until it has ended."""
         await self._builds.close()
         await self._fetches.close()
         tasks = list(self._finishing.values())

@@ -1,15 +1,15 @@
-"""Keep a store within its limits: before a build, while it grows, before it is published.
+"""Keeps a store within its limits: before a build, while it grows, before publication.
 
     make     evict until one more environment has room; uv's cache goes last
-    guard    the same again and again while uv fills the disk: nobody knows a size beforehand
-    admit    the last gate before publication: what will be written still (bytecode) counts
-             as written. No room although all that is idle went? Wait for leases to go back,
-             then refuse.
-    reserve  the same gate, where the size is known: before an archive is unpacked
+    guard    the same again and again while uv fills the disk, because sizes are unknown beforehand
+    admit    the last check before publication: what will still be written (bytecode) counts as
+             written. If everything idle is evicted and there is no room, wait for leases to be
+             released, then refuse.
+    reserve  the same check if the size is known: before an archive is unpacked
 
 A quota therefore holds for existing files and for files that are about to be written, and
 environments that calls use are never deleted for it. What other processes will write is unknown
-here: each checks its own.
+here: each process checks its own.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ Tell = Callable[[tuple[str, ...]], Iterable[str] | None]
 
 _log = logging.getLogger(__name__)
 _CLEANING_LIMIT_S: Final = 20.0
-#: The end of idle processes takes milliseconds.
+#: Idle processes exit within milliseconds.
 _RELEASE_LOOK_S: Final = 0.02
 _RELEASE_LIMIT_S: Final = 5.0
 _MB: Final = 1024 * 1024
 _BLOCK: Final = 4096
-#: Bytecode against its source: with few comments it is the larger of the two.
+#: Size of bytecode relative to its source: with few comments, bytecode is the larger of the two.
 _BYTECODE: Final = 2
 #: Checks during a build may take up to a fifth of its time.
 _LOOK_AGAIN_S: Final = 0.25
@@ -60,7 +60,7 @@ class Quota:
     def __init__(self, open_store: OpenStore, settings: EnvSettings) -> None:
         self._open_store = open_store
         self._settings = settings
-        #: Bytes that published environments will still take, by digest.
+        #: Bytes that published environments will still write, by digest.
         self._coming: dict[str, int] = {}
         self._pressure: list[Tell] = []
 
@@ -68,22 +68,24 @@ class Quota:
         return f"<Quota quota={self._open_store.evictor.limits.quota} coming={self._coming}>"
 
     def on_pressure(self, tell: Tell) -> None:
-        """Set the function that is called with digests that would be evicted if this process did
-        not lease them.
+        """Set the callback for digests that are leased here and should be evicted.
 
-        Answer those whose leases come back within moments. Telling it twice changes nothing.
+        It returns those whose leases will be released within moments. Setting it twice changes
+        nothing.
         """
         if tell not in self._pressure:
             self._pressure.append(tell)
 
     async def make(self, *, reserve: bool = True) -> Evicted:
-        """Evict until the limits are met, with room for one more where asked."""
+        """Evict until the limits are met; ``reserve``: with room for one more environment."""
         more = await run_in_thread(self._open_store.evictor.reserve) if reserve else 0
         return await self._make(more)
 
     async def _make(self, more: int) -> Evicted:
-        """Wait for leases that are being released before space is reserved; otherwise the quota
-        would be exceeded.
+        """Evict until there is room for ``more`` bytes.
+
+        Wait for leases that are being released before reserving space; otherwise the quota would be
+        exceeded.
         """
         try:
             evicted = await self._evict(more + sum(self._coming.values()))
@@ -119,7 +121,7 @@ class Quota:
         return replace(evicted, cache_cleaned=await self.clean_cache())
 
     async def everything(self) -> Evicted:
-        """The disk is full: evict all environments that are unused, and uv's cache."""
+        """Evict all unused environments and uv's cache, because the disk is full."""
         try:
             evicted = await run_in_thread(self._open_store.evictor.run, everything=True)
         except OSError as error:
@@ -128,21 +130,21 @@ class Quota:
         return replace(evicted, cache_cleaned=await self.clean_cache())
 
     async def clean_cache(self, packages: tuple[str, ...] = ()) -> bool:
-        """Drop some packages from uv's cache, or all; False while another build uses it."""
-        # uv would empty what a stranger's link leads to.
+        """Remove some packages, or all, from uv's cache; return False while a build uses it."""
+        # If a link is in its place, uv would empty the directory that the link leads to.
         await run_in_thread(remove_link, self._open_store.uv.cache)
         cleaning = self._open_store.uv.clean_cache(self._open_store.store.root, packages)
         try:
             await wait_for_shielded(cleaning, _CLEANING_LIMIT_S)
         except (asyncio.TimeoutError, EnvironmentFailure) as error:
-            # Another build uses the cache: it keeps what it needs, and is cleaned another time.
+            # Another build uses the cache: its files stay, and the cache is cleaned another time.
             _log.info("uv's cache is not cleaned now: %s", error)
             return False
         return True
 
     @asynccontextmanager
     async def guard(self) -> AsyncIterator[None]:
-        """While uv works: evict as the disk fills."""
+        """Evict as the disk fills, while uv works in this block."""
         if not self._open_store.evictor.limits.quota:
             yield
             return
@@ -166,7 +168,7 @@ class Quota:
             await asyncio.sleep(max(_LOOK_AGAIN_S, _REST * (time.monotonic() - began)))
 
     async def admit(self, digest: str, environment: Path, report: Report) -> None:
-        """Return once there is room for a built environment, to the last byte; or refuse."""
+        """Return once there is room for a built environment, including its bytecode; or refuse."""
         if not self._open_store.evictor.limits.quota:
             return
         coming = await run_in_thread(_still_to_come, environment)
@@ -174,7 +176,8 @@ class Quota:
         await self.reserve(digest, coming, whole, report)
 
     async def reserve(self, digest: str, coming: int, whole: int, report: Report) -> None:
-        """Return once so many bytes may be written for a digest, `whole` in the end; or refuse.
+        """Return once ``coming`` bytes may be written for a digest, ``whole`` in the end; or
+        refuse.
 
         The bytes count as written until `finished`.
         """
@@ -220,7 +223,7 @@ def _refusal(quota: int, needed: int) -> QuotaReached:
 
 @carried_out
 def _still_to_come(environment: Path) -> int:
-    """At most: bytecode of every module, and the seal with its line for every file."""
+    """Return the most bytes that bytecode of every module, and a seal of every file, may take."""
     size = files = 0
     for folder, _, names in walk(environment):
         modules = [name for name in names if name.endswith(".py")]

@@ -1,15 +1,16 @@
-"""Every place for environments that this process has opened, each once.
+"""Every store that this process has opened, each once.
 
-    current      where environments are looked for and built; where the volume could not be
-                 used, it is looked at again from time to time
-    reopen       something failed: look again at settings and mounts; the volume may be gone,
-                 or back. A place that is known already is taken up again, not opened anew
-    beside       local disk, for what the volume has no room for
+    current      the store in which environments are looked for and built; if the volume could not
+                 be used, it is checked again from time to time
+    reopen       after a failure: check settings and mounts again; the volume may be gone, or back.
+                 A known store is used again, not opened anew
+    beside       local disk, for what does not fit on the volume
 
-A store stays open until the end, because leases on its environments may exist: its table knows
+A store stays open until the end, because there may be leases on its environments: its table counts
 them, and its heartbeat continues. Runs on one event loop.
 
-A volume that hangs is as good as gone: it is not asked, and local disk is used until it answers.
+A volume that hangs is treated as missing: it is not accessed, and local disk is used until it
+answers.
 """
 
 from __future__ import annotations
@@ -38,34 +39,33 @@ from .provider import Provider
 __all__ = ["OpenStores"]
 
 _log = logging.getLogger(__name__)
-#: A look costs the volume a file and its deletion.
+#: A check makes the volume create and delete a file.
 _LOOK_AGAIN_S: Final = 30.0
 #: Limit for finishing all work when a process stops using its stores, and for a volume that does
 #: not answer then.
 _CLOSE_LIMIT_S: Final = 20.0
 _CLOSING_SILENCE_S: Final = 2.0
-#: Work that was cancelled has stopped after this time.
+#: Cancelled work is expected to have stopped after this time.
 _GIVE_UP_S: Final = 1.0
 #: Seconds that a request for a lease waits for all heartbeats together, after a pause.
 _RENEW_S: Final = 2.0
 
 
 class OpenStores:
-    """The open places of one process."""
+    """The open stores of one process."""
 
     def __init__(self, settings: EnvSettings, provide: Callable[[OpenStore], Provider]) -> None:
         self._settings = settings
         self._provide = provide
         self._known: dict[Places, Provider] = {}
-        #: Called, in any thread, with the digest of an environment that has disappeared or was
-        #: replaced.
+        #: Called, in any thread, with the digest of an environment that was lost or replaced.
         self.on_lost: Callable[[str], None] = lambda _digest: None
         self._local = DiskThreads("local disk")
         self._volume = self._local
         self._heartbeats: list[HeartbeatThread] = []
         self._turn = asyncio.Lock()
         self._current: Provider | None = None
-        #: Whether the volume is missing or not writable, and when that was found.
+        #: Whether the volume is missing or not writable; and when it was last checked.
         self._makeshift = False
         self._looked = 0.0
         #: The latest round of heartbeats that a caller awaited.
@@ -79,28 +79,32 @@ class OpenStores:
         return iter(list(self._known.values()))
 
     def lease(self, digest: str, seen: Environment | None = None) -> Lease | None:
-        """Return a further lease on an environment that any store holds; the disk is not asked."""
+        """Return another lease on an environment that any store holds; does not access the disk."""
         for provider in self._known.values():
             table = provider.open_store.table
             if provider.open_store.disk.hangs and not table.held().get(digest):
-                continue  # no process runs in it, and none could be started there
+                continue  # no process runs in it, and none can be started there
             environment = table.take(digest)
             if environment is None:
                 continue
             if seen is None or seen.root == environment.root:
                 return Lease(seen or environment, table.give_back)
-            table.give_back(digest)  # the same environment, but not the copy that was seen
+            table.give_back(digest)  # the same environment, but another copy than the one seen
         return None
 
     @property
     def overdue(self) -> bool:
-        """Return whether leases may be void: this process was suspended for longer than others
-        wait.
+        """Whether leases may be void.
+
+        This process may have been suspended for longer than other processes wait for its heartbeat.
         """
         return any(one.open_store.holders.overdue for one in self._known.values())
 
     async def renew(self) -> None:
-        """Renew heartbeats and leases before a lease is used; wait `_RENEW_S` for a volume that hangs."""
+        """Renew heartbeats and leases before a lease is used.
+
+        Waits at most `_RENEW_S` for a volume that hangs.
+        """
         if self._renewal is None or self._renewal.done():
             beats = [_beat(provider.open_store) for provider in self._known.values()]
             self._renewal = asyncio.gather(*beats)
@@ -110,7 +114,7 @@ class OpenStores:
             await asyncio.wait({self._renewal}, timeout=left_s)
 
     async def current(self) -> Provider:
-        """The place in use."""
+        """Return the store in use."""
         if self._current is not None and not self._outdated(self._current):
             return self._current
         async with self._turn:
@@ -133,7 +137,7 @@ class OpenStores:
             return current
 
     async def reopen(self) -> Provider:
-        """Look again where environments can lie."""
+        """Choose again where environments are stored."""
         async with self._turn:
             self._current = await self._look()
             return self._current
@@ -169,7 +173,7 @@ class OpenStores:
         return self._local if places.mode == "local" else self._volume
 
     async def beside(self, full: Provider) -> Provider | None:
-        """A place on local disk; None where that is the very disk that is full."""
+        """Return a store on local disk; None if that is the full disk itself."""
         if full.open_store.places.mode != "volume":
             return None
         async with self._turn:
@@ -206,7 +210,7 @@ class OpenStores:
     async def close(self, end_flights: Callable[[], Awaitable[None]]) -> None:
         """Finish or cancel all work, cancel builds, release every lease, stop the heartbeats.
 
-        All of that happens within a limit: work that a disk blocks is abandoned.
+        All of that within a limit: work that a disk blocks is abandoned.
         """
         if self._renewal is not None:
             self._renewal.cancel()

@@ -1,1 +1,1 @@
-"""Environments as one file: packed, and unpacked although a stranger may have written them."""
+"""Environments as one file: packing, and unpacking of files that strangers may have written."""

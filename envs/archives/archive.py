@@ -4,8 +4,8 @@
                                             then the manifest --> archives/<digest>.json
     unpack: manifest (HMAC) -> extraction.py -> links to the interpreter
 
-No unpacked file is used before the hash of the whole archive has matched. Links are created from
-the base interpreter, not taken from the archive.
+No unpacked file is used before the hash of the whole archive has matched. Links to the interpreter
+are created for this machine's base, not taken from the archive.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from .extraction import Hashing, Promise, extract
 __all__ = ["ArchiveInfo", "pack", "read_manifest", "unpack"]
 
 _LEVEL: Final = 3
-#: Bounds on what so many packed bytes can stand for, where it is not a bomb.
+#: Limits on the content of so many packed bytes, unless the archive is a bomb.
 _MOST_PACKED: Final = 200
 _SMALL: Final = 64 << 20
 _MOST_MEMBERS: Final = 2_000_000
-#: A file takes up to so much more than its size, a directory so much.
+#: A file takes up to this much more than its size on disk, and so does a directory.
 _BLOCK: Final = 4096
 
 
@@ -73,12 +73,12 @@ class ArchiveInfo:
 
     @property
     def room(self) -> int:
-        """Bytes on disk once it is unpacked, at most."""
+        """The most bytes on disk that the archive takes when it is unpacked."""
         return self.promise.content_bytes + self.promise.members * _BLOCK
 
 
 def _members(root: Path) -> Iterator[tuple[str, Path]]:
-    """Directories, each followed by its files; not the links to the interpreter."""
+    """Yield directories, each followed by its files; without the links to the interpreter."""
     for folder, _, files in walk(root):
         here = Path(folder)
         if here != root:
@@ -91,7 +91,7 @@ def _members(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def pack(environment: Path, store: Store, holder: str, key: bytes | None) -> ArchiveInfo:
-    """Write and publish the archive of a complete environment; blocking, in a stream."""
+    """Write and publish the archive of a complete environment; streaming, blocking."""
     facts = read_facts(environment)
     if facts is None:
         raise Tampered(f"{environment} is not a complete environment")
@@ -121,7 +121,7 @@ def _write(environment: Path, unfinished: Path, name: str) -> Promise:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[IO[bytes]]:
-    """A stream into a new file, which is on the disk at the end of the block."""
+    """Provide a stream into a new file, which is synced to disk at the end of the block."""
     if is_apart(path):
         with sending(_write_blocks, path) as stream:
             yield stream
@@ -155,7 +155,7 @@ def _write_tar(environment: Path, target: IO[bytes]) -> tuple[int, int]:
 
 
 def _add(tar: tarfile.TarFile, name: str, path: Path) -> int:
-    status = path.stat()  # through links: a link in a package becomes the file it means
+    status = path.stat()  # follows links: a link in a package becomes the file that it leads to
     info = tarfile.TarInfo(name)
     info.mtime = int(status.st_mtime)  # bytecode is valid for a time in whole seconds
     info.mode = status.st_mode & 0o755
@@ -165,7 +165,7 @@ def _add(tar: tarfile.TarFile, name: str, path: Path) -> int:
         return 0
     if not stat.S_ISREG(status.st_mode):
         raise Tampered(f"{name!r} is neither a file nor a directory")
-    # By now a pipe may lie there, of which nothing can be read.
+    # Another process may have put a pipe there by now, which would block.
     with open(path, "rb", opener=_without_a_wait) as file:
         info.size = status.st_size
         tar.addfile(info, file)
@@ -189,9 +189,7 @@ def _body(info: ArchiveInfo) -> dict[str, Any]:
 
 
 def read_manifest(store: Store, digest: str, key: bytes | None) -> ArchiveInfo | None:
-    """Return an archive's manifest; None if it is missing; raise Tampered if it cannot
-    be trusted.
-    """
+    """Return an archive's manifest; None if missing; raise Tampered if it cannot be trusted."""
     path = store.archive_manifest(digest)
     stored = read_json(path)
     if stored is None:
@@ -224,7 +222,7 @@ def read_manifest(store: Store, digest: str, key: bytes | None) -> ArchiveInfo |
 
 
 def _check_promise(promise: Promise, status: os.stat_result) -> None:
-    """Check the size that a manifest states: unsigned manifests may claim anything."""
+    """Check a manifest's sizes against the archive: an unsigned one may claim anything."""
     size = status.st_size
     if size != promise.size or not stat.S_ISREG(status.st_mode):
         raise promise.broken(f"has {size} bytes instead of {promise.size}")
@@ -234,7 +232,7 @@ def _check_promise(promise: Promise, status: os.stat_result) -> None:
 
 
 def unpack(info: ArchiveInfo, archive: Path, target: Path, python: Path) -> None:
-    """Extract into `target` (which must not exist), verified; blocking, in a stream.
+    """Extract into `target` (which must not exist), and verify; streaming, blocking.
 
     The list of files is part of the archive: files that match the archive's checksum match the
     list.

@@ -1,7 +1,7 @@
-"""Extracts an archive that others may have written; nothing in it is trusted.
+"""Extracts an archive that strangers may have written; nothing in it is trusted.
 
-    file --hash--> zstd --cap--> tar --> this thread: directories, and the order of things
-                                     `-> writing threads: files, a directory's run at a time
+    file --hash--> zstd --cap--> tar --> this thread: directories, and the order of operations
+                                     `-> writing threads: files, a run of one directory at a time
 
 Extraction walks by directory descriptors that follow no link, creates files exclusively, and stops
 as soon as the data exceed what the manifest states. The standard library's "data" filter has let
@@ -30,10 +30,10 @@ from .tar_stream import BLOCK, Member, Plain, Promise, members, padding
 __all__ = ["Hashing", "Promise", "extract", "write_tree"]
 
 _MAX_WINDOW: Final = 1 << 27
-#: Any size: the reader stops one byte beyond the stated size.
+#: No limit here: the reader stops one byte beyond the stated size.
 _LARGEST: Final = 1 << 62
 _THREADS: Final = min(4, max(2, os.cpu_count() or 1))
-#: Pieces of work that wait to be written; each holds little more than a block.
+#: Pieces of work that may wait to be written; each holds little more than a block.
 _BACKLOG: Final = 32
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -66,7 +66,7 @@ class Hashing(io.RawIOBase):
 
 
 class _Folder:
-    """The directory being filled: an open descriptor, kept while its files follow each other."""
+    """The current directory: an open descriptor, kept for consecutive files in it."""
 
     def __init__(self, root: Path) -> None:
         self._root = os.open(root, _FOLDER)
@@ -74,7 +74,7 @@ class _Folder:
         self.parts: tuple[str, ...] = ()
 
     def enter(self, parts: tuple[str, ...]) -> int:
-        """Walk there by descriptors, through real directories only; they are made on the way."""
+        """Walk there by descriptors, through real directories only; create missing ones."""
         if parts == self.parts:
             return self._here
         below = parts[: len(self.parts)] == self.parts
@@ -102,7 +102,7 @@ def _step(here: int, part: str) -> int:
 
 
 class _Run:
-    """Files of one directory that follow each other, created together."""
+    """Consecutive files of one directory, which are created together."""
 
     def __init__(self, parent: int) -> None:
         self._parent = os.dup(parent)
@@ -121,7 +121,7 @@ class _Run:
             self.drop()
 
     def drop(self) -> None:
-        """Stop writing: the remaining data are dropped."""
+        """Release the directory; files that are not written yet are dropped."""
         os.close(self._parent)
 
 
@@ -169,7 +169,7 @@ def _mode(member: Member) -> int:
 
 
 class _Writers:
-    """Threads that write, and a bound on what waits for them."""
+    """Threads that write, with a limit on what may wait for them."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="flashpool-unpack")
@@ -186,7 +186,7 @@ class _Writers:
             self._pending.popleft().result()
 
     def close(self) -> None:
-        """Wait until nothing is being written; what has begun is not left half-way."""
+        """Wait until no write is running: a write that has begun is completed."""
         self._pool.shutdown(wait=True)
 
 
@@ -207,7 +207,7 @@ def extract(archive: Path, promise: Promise, target: Path) -> None:
             raise promise.broken("is damaged (no zstd)") from error
         except (FileExistsError, NotADirectoryError) as error:
             raise promise.broken(f"holds {error.filename!r} twice") from error
-        # No further than promised: it may grow as fast as it is read.
+        # Read no further than stated: the file may grow as fast as it is read.
         while hashing.count <= promise.size and hashing.read(BLOCK):
             pass
     if hashing.count != promise.size or hashing.sha256.hexdigest() != promise.sha256:
@@ -215,9 +215,10 @@ def extract(archive: Path, promise: Promise, target: Path) -> None:
 
 
 def write_tree(found: Iterable[Member], take: Callable[[int], bytes], target: Path) -> None:
-    """Write members into an empty directory, each with the bytes that `take` gives next.
+    """Write members into an empty directory, each with the next bytes that `take` returns.
 
-    Raises FileExistsError or NotADirectoryError for a name that is there twice.
+    Raises:
+        FileExistsError, NotADirectoryError: a name occurs twice.
     """
     _Extraction(found, take, target).run()
 

@@ -1,7 +1,7 @@
 """Reads a tar from a stream of bytes. It accepts directories and regular files only.
 
-    Plain   bytes out of a decompressor, as many as were promised at most
-    members headers -> Member; the caller takes each one's bytes before the next
+    Plain   bytes from a decompressor, at most as many as were stated
+    members headers -> Member; the caller takes the bytes of each before the next
 
 The standard library's reader spends more time on the headers of an environment's ten thousand files
 than the disk on their contents. This reader is strict, because it only reads what `archive.py`
@@ -19,7 +19,7 @@ from flashpool.envs.errors import Tampered
 
 __all__ = ["BLOCK", "Member", "Plain", "Promise", "members", "padding"]
 
-#: Bytes that pass through at a time.
+#: Bytes that are read at a time.
 BLOCK: Final = 1 << 20
 _RECORD: Final = 512
 _MAX_DEPTH: Final = 40
@@ -55,7 +55,7 @@ class Member:
 
 
 class Plain:
-    """Bytes from a decompressor, in whatever portions are asked for."""
+    """Bytes from a decompressor, in portions of any size."""
 
     def __init__(self, source: Any, promise: Promise) -> None:
         self._source = source
@@ -65,7 +65,7 @@ class Plain:
         self._at = 0
 
     def take(self, size: int) -> bytes:
-        """Exactly so many; what ends early is damaged."""
+        """Return exactly ``size`` bytes; a stream that ends early is damaged."""
         end = self._at + size
         if end <= len(self._chunk):
             data = self._chunk[self._at : end]
@@ -90,18 +90,18 @@ class Plain:
         return bool(self._chunk)
 
     def drain(self) -> None:
-        """Read the rest, which must not exceed the promise either."""
+        """Read the rest, which must not exceed the stated size either."""
         while self._fill():
             pass
 
 
 def padding(size: int) -> int:
-    """Bytes between a content of this size and the next header."""
+    """Return the number of bytes between content of this size and the next header."""
     return -size % _RECORD
 
 
 def members(plain: Plain, promise: Promise) -> Iterator[Member]:
-    """Each member in turn; take `size` bytes and the padding before the next one."""
+    """Yield each member; take its `size` bytes and the padding before the next one."""
     count = 0
     long: dict[bytes, bytes] = {}
     while (header := plain.take(_RECORD)).strip(b"\0"):
@@ -167,7 +167,7 @@ def _decimal(text: bytes, promise: Promise) -> int:
 
 
 def _records(data: bytes, promise: Promise) -> dict[bytes, bytes]:
-    """PAX records: `<length> <key>=<value>`, each ended by a line feed."""
+    """Parse PAX records: `<length> <key>=<value>`, each ended by a line feed."""
     found = {}
     while data.strip(b"\0"):
         length, _, rest = data.partition(b" ")

@@ -2,7 +2,7 @@
 
     tqdm = tqdm.cli:main   ->   bin/tqdm, run by the interpreter beside it
 
-The base's own script would be run by the base, which does not see the environment's packages.
+The base's own script would run in the base, which does not see the environment's packages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if __name__ == "__main__":
 """
 _NAME: Final = re.compile(r"[\w.+-]+", re.ASCII)
 _MEANING: Final = re.compile(r"([\w.]+)\s*:\s*([\w.]+)")
-#: Commands of a call, which has its own: they install for that call alone.
+#: A call has its own versions of these commands: they install for that call alone.
 _OTHERS: Final = re.compile(r"pip[\d.]*|python[\d.]*")
 
 

@@ -1,7 +1,7 @@
-"""Build one environment in scratch, complete it, publish it by one rename.
+"""Builds an environment in scratch, completes it, and publishes it by one rename.
 
     virtualenv -> uv pip install --no-deps (the plan's lines) -> .pth to the base, list of
-      files (or all that from a draft) -> check merged metadata -> facts -> rename
+      files (or all of that from a draft) -> check merged metadata -> facts -> rename
 
 A process that is killed between two of these steps leaves only a scratch directory with its name.
 Bytecode and the seal follow after publication, so that the first call need not wait for them. With
@@ -46,13 +46,13 @@ Admit = Callable[[str, Path, Progress], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """All inputs of a build."""
+    """The inputs of a build."""
 
     digest: str
     plan: Plan
     base: BaseFacts
     roots: tuple[str, ...]
-    #: Whether the environment in the store with that digest is damaged.
+    #: Whether the environment with that digest in the store is damaged.
     replace: bool = False
     #: A speculative build that began before the plan existed.
     draft: SpeculativeBuild | None = None
@@ -60,7 +60,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A finished build; `created` is False if another process published first."""
+    """A finished build; `created` is when its facts were written."""
 
     seconds: Seconds
     created: float
@@ -76,7 +76,7 @@ class Builder:
     settings: EnvSettings
 
     async def build(self, order: Order, progress: Progress, admit: Admit) -> Made:
-        """Build and publish; raises the typed failure of whatever stood in the way."""
+        """Build and publish; raise the typed failure of any step."""
         began = time.monotonic()
         watch = _FetchWatch(progress)
         async with self._begun(order) as begun:
@@ -85,7 +85,7 @@ class Builder:
             for line in furnished.said:
                 progress(line)
             facts = await run_in_thread_shielded(self._complete, order, venv, furnished)
-            # Wheels are downloaded anew when a damaged environment is replaced: only then is it
+            # When a damaged environment is replaced, wheels are downloaded anew: only then is it
             # certain that no other process wrote to their files.
             if self.settings.volume_key or order.replace:
                 final = self.store.environment(order.digest)
@@ -114,7 +114,7 @@ class Builder:
 
     async def _furnish(self, order: Order, folder: Path, watch: _FetchWatch) -> Furnished:
         venv = folder / "env"
-        # The shared cache may be damaged, too, so it is not used.
+        # The shared cache may be damaged as well, so it is not used.
         uv = replace(self.uv, cache=folder / "cache") if order.replace else self.uv
         await self._install(uv, order.plan, venv, watch)
         layered = order.plan.layered
@@ -149,15 +149,16 @@ class Builder:
     async def finish(
         self, environment: Path, final: Path, *, jobs: int = 1, from_wheels: bool = False
     ) -> None:
-        """Bytecode, then the seal over everything; may be repeated, and interrupted anywhere.
+        """Write bytecode, then the seal over everything; may be repeated and interrupted anywhere.
 
         Raises:
-            Tampered: a file is not what was published, or not what its wheel holds; unless all
-                came `from_wheels` just now, and some wheel contradicts itself.
+            Tampered: a file is not what was published, or not what its wheel contains. With
+                `from_wheels` (all
+        was just unpacked) a wheel that contradicts itself is accepted.
             OSError: the disk is full, or gone.
         """
         compiled = self.settings.compile_bytecode or bool(self.settings.volume_key)
-        # Files are hashed while modules are compiled: both take long, and each a core.
+        # Hash files while modules are compiled: both take long, and each uses one core.
         hash_files = partial(manifest.hash_files, bytecode=False)
         hashing = asyncio.create_task(run_in_thread_shielded(hash_files, environment))
         compiling = asyncio.create_task(
@@ -172,7 +173,7 @@ class Builder:
 
 
 class _FetchWatch:
-    """Passes uv's lines on, and takes the time until everything is downloaded and built."""
+    """Passes on uv's lines, and measures the time until everything is downloaded and built."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

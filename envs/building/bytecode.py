@@ -1,8 +1,8 @@
 """Bytecode of an environment: compiled at its build, never written later, and checked.
 
-    complete  every module compiled, or (not to be compiled) what lies there mended
-    problems  what Python would take for a module's bytecode, and is not
-    keep_out  from now on no import writes bytecode into it (in_environment/environment_start.py)
+    complete  compile every module, or (without compiling) delete invalid bytecode
+    problems  files that Python would take for a module's bytecode, and that are not
+    keep_out  keep imports from writing bytecode later (in_environment/environment_start.py)
 
 `in_environment/bytecode_program.py` runs in the environment's own Python.
 """
@@ -32,9 +32,9 @@ _LIMIT_S: Final = 600.0
 _PROGRAM: Final = Path(in_environment.__file__).with_name("bytecode_program.py")
 _START: Final = Path(in_environment.__file__).with_name("environment_start.py")
 _MODULE: Final = "_flashpool_environment"
-#: Sorts before those of packages, whose imports come after it.
+#: Sorts before the .pth files of packages, so that their imports come after it.
 _PTH: Final = "00_flashpool_environment.pth"
-#: The module's own import writes no bytecode either.
+#: Importing the module itself writes no bytecode either.
 _PTH_LINE: Final = (
     "import sys; flag = sys.dont_write_bytecode; sys.dont_write_bytecode = True; "
     f"import {_MODULE}; sys.dont_write_bytecode = flag\n"
@@ -49,18 +49,18 @@ def keep_out(site_packages: Path) -> None:
 
 
 async def complete(environment: Path, final: Path, *, compiled: bool, jobs: int = 1) -> None:
-    """Leave no bytecode that is cut or another module's, at low priority.
+    """Leave no bytecode that is truncated or another module's; runs at low priority.
 
     `compileall` is not used: it skips files that look valid, its workers leave semaphores behind
     when they are killed, and `py_compile` may leave a partial file on a full disk.
 
     Raises:
-        OSError: it could not be written; what was written is whole.
+        OSError: bytecode could not be written; written files are complete.
     """
     mode, jobs = ("compile", jobs) if compiled else ("mend", 1)
     shares = await run_in_thread(_shares, environment, jobs)
     runs = [_run(mode, environment, final, share) for share in shares]
-    # If one process fails, wait for the others: their files must exist before the seal.
+    # If one process fails, wait for the others: their files must be complete before the seal.
     for end in await asyncio.gather(*runs, return_exceptions=True):
         if isinstance(end, (TimeoutError, VerificationFailed)):
             _log.warning("not all bytecode of %s is compiled: %s", final.name, end)
@@ -103,7 +103,7 @@ def _answer(finished: Finished) -> tuple[list[tuple[str, str]], OSError | None]:
 
 @carried_out
 def _shares(environment: Path, jobs: int) -> list[list[str]]:
-    """Distribute the directories with modules among so many processes."""
+    """Distribute the files and directories with modules among ``jobs`` processes."""
     entries = sorted(
         str(path)
         for path in site_packages_of(environment).iterdir()

@@ -1,11 +1,11 @@
-"""System packages that are kept on the volume: what the signed lists do not say is not used.
+"""System packages that are kept on the volume: only what the signed lists confirm is used.
 
     apt-get --print-uris -> names, sizes, SHA-256: from lists whose signature apt has checked
-    kept file --copied--> a directory that only root can write to --the same?--> apt's archives
-                                                                  '--another--> deleted
+    kept file --copy--> a directory that only root can write to --same hash?--> apt's archives
+                                                                  '--other----> deleted
 
 apt compares only sizes with files in its archives, and runs their contents as root. Others may
-write to a volume: so a private copy is compared, which no other process can replace, and no link is
+write to a volume. So a private copy is compared, which no other process can replace, and no link is
 followed. Files that are not in the lists, or have no SHA-256 there, are downloaded.
 """
 
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 _LINE: Final = re.compile(r"'[^']*' ([^/\s]+\.deb) (\d{1,12}) SHA256:([0-9a-f]{64})", re.ASCII)
 _BLOCK: Final = 1 << 20
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: A pipe in a file's place would be waited for.
+#: O_NONBLOCK: opening a pipe in place of the file would block.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -58,7 +58,7 @@ def listed_debs(words: str) -> list[ListedDeb]:
 
 @carried_out
 def take(listed: Sequence[ListedDeb], kept: Path, archives: Path) -> None:
-    """Copy kept files that are in these lists, and match them, into apt's archives; blocking.
+    """Copy kept files that match these lists into apt's archives; blocking.
 
     Only root can write to the directory `archives`.
     """
@@ -94,7 +94,7 @@ def _take(deb: ListedDeb, folder: int, kept: Path, archives: Path) -> None:
 
 
 def _copied(deb: ListedDeb, folder: int, archives: Path) -> bool:
-    """Return whether the copy matches the lists; a copy that does not is deleted."""
+    """Copy a file; return whether it matches the lists. A copy that does not is deleted."""
     unfinished = archives / f".{deb.name}"
     unfinished.unlink(missing_ok=True)
     with open(os.open(deb.name, _READ, dir_fd=folder), "rb") as source:
@@ -117,9 +117,9 @@ def _copied(deb: ListedDeb, folder: int, archives: Path) -> bool:
 
 @carried_out
 def keep(archives: Path, kept: Path) -> None:
-    """Keep what apt has downloaded, and checked; blocking.
+    """Keep files that apt has downloaded and checked; blocking.
 
-    A volume that cannot take it costs a download, not a call.
+    If the volume cannot take them, they are downloaded again another time.
     """
     try:
         with _opened(kept, make=True) as folder:
@@ -151,9 +151,9 @@ def _put(deb: Path, folder: int) -> None:
 
 @contextmanager
 def _opened(kept: Path, *, make: bool) -> Iterator[int]:
-    """Open the directory and its parent, if both are directories and not links.
+    """Open the directory; it and its parent must be directories, not links.
 
-    A link in their place would have root write, or delete, elsewhere on this machine.
+    A link in their place would make root write or delete elsewhere on this machine.
     """
     if make:
         kept.parent.parent.mkdir(parents=True, exist_ok=True)

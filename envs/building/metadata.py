@@ -1,9 +1,9 @@
-"""Check that an environment holds together: the layer's metadata merged with the base's.
+"""Checks that an environment is consistent: the layer's metadata merged with the base's.
 
-uv installed the lock with `--no-deps`, and does not see the base, so only this check knows whether
-the whole is consistent. It reads every `*.dist-info/METADATA` of the layer. It checks each line of
-the request, and each dependency of a layer package, against packages of the app, then the layer,
-then the base, as Python imports them.
+uv installed the lock with `--no-deps`, and does not see the base, so only this check covers the
+whole. It reads every `*.dist-info/METADATA` of the layer. It checks each line of the request, and
+each dependency of a layer package, against brought packages, then the layer, then the base, as
+Python imports them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["problems", "read_packages", "site_packages_of"]
 
 @carried_out
 def site_packages_of(venv: Path) -> Path:
-    """The one site-packages of a virtualenv."""
+    """Return the one site-packages directory of a virtualenv."""
     found = sorted((venv / "lib").glob("python3.*/site-packages"))
     if len(found) != 1:
         raise FileNotFoundError(f"{venv} has {len(found)} site-packages directories")
@@ -34,7 +34,7 @@ def site_packages_of(venv: Path) -> Path:
 
 @carried_out
 def read_packages(site_packages: Path) -> dict[str, BasePackage]:
-    """Every distribution in one directory; what cannot be read is left out."""
+    """Return every distribution in a directory; unreadable ones are left out."""
     packages = (_read(path) for path in sorted(site_packages.glob("*.dist-info/METADATA")))
     return {package.name: package for package in packages if package is not None}
 
@@ -43,7 +43,7 @@ def _read(path: Path) -> BasePackage | None:
     try:
         data = read_file(path, MAX_OWN_FILE)
     except OSError:
-        return None  # a pipe would be waited for
+        return None  # not readable, or not a regular file
     # The headers end at the first empty line; the description after it can be long.
     text = data.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
     headers = HeaderParser().parsestr(text.decode("utf-8", "replace"))

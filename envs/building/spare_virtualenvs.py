@@ -1,8 +1,8 @@
 """Virtualenvs made ahead of need: empty, but known to uv.
 
 uv queries every interpreter path that it has not seen, by starting that Python, which takes a third
-of the time of a small build. So an empty virtualenv is kept ready in scratch, and uv has queried it
-already. A build takes it, and the next is created in the background. Without a spare, a build
+of the time of a small build. So an empty virtualenv that uv has already queried is kept ready in
+scratch. A build takes it, and the next one is created in the background. Without a spare, a build
 creates its own.
 """
 
@@ -40,12 +40,12 @@ class SpareVirtualenvs:
 
     @asynccontextmanager
     async def workshop(self, base: BaseFacts) -> AsyncIterator[Path]:
-        """A scratch directory with an empty virtualenv in `env`; gone afterwards."""
+        """Provide a scratch directory with an empty virtualenv in `env`, deleted afterwards."""
         spare = self._take(base.real_python)
         try:
             folder = await run_in_thread_or_undo(partial(self._usable, spare, base), remove_tree)
         except asyncio.CancelledError:
-            if spare is not None:  # no thread may have got as far as looking at it
+            if spare is not None:  # the thread may not have got as far as looking at it
                 await run_in_thread_shielded(remove_tree, spare)
             raise
         try:
@@ -106,7 +106,7 @@ class SpareVirtualenvs:
             await run_in_thread_shielded(remove_tree, folder)
 
     async def close(self) -> None:
-        """Leave nothing in scratch."""
+        """Delete the spare, so that scratch is empty."""
         if self._making is not None:
             self._making.cancel()
             await asyncio.wait({self._making})

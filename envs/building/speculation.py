@@ -1,12 +1,11 @@
-"""An environment begun on a guess, while the index is still asked what versions there are.
+"""An environment begun on a guess, while the index is still queried for versions.
 
-    asked for --+--> resolution, which asks the index ---------> plan --.
+    request ----+--> resolution, which queries the index -------> plan --.
                 '--> draft: uv installs what the cache alone    --------+--> take(plan)
-                     would answer; files listed, metadata read              |
+                     would resolve to; list files, read metadata            |
                            the same packages: the build is done already <---+--> others: an
                                                                      empty virtualenv, as if
                                                                      nothing had been begun
-
 Querying the index takes longer than linking files from the cache, and can run in parallel. A draft
 decides nothing: the resolution decides what is built, and a draft with other packages is discarded.
 A draft builds no source, uses no network, runs only if there is plenty of disk space (files may be
@@ -68,7 +67,7 @@ class Furnished:
 
 @carried_out
 def furnish(venv: Path, base: BaseFacts, *, layered: bool) -> Furnished:
-    """After the last package: show it the base, read its metadata, list its files; blocking."""
+    """Show the base to a complete virtualenv, read its metadata, list its files; blocking."""
     site_packages = site_packages_of(venv)
     bytecode.keep_out(site_packages)
     if layered:
@@ -80,9 +79,9 @@ def furnish(venv: Path, base: BaseFacts, *, layered: bool) -> Furnished:
 
 
 def _show_base(site_packages: Path, base: BaseFacts) -> None:
-    """Let the layer see the base, after itself.
+    """Make the base visible in the layer, after the layer itself.
 
-    `addsitedir` rather than a bare path: the base's own .pth files count too.
+    `addsitedir` rather than a bare path, so that the base's own .pth files are processed too.
     """
     lines = [f"import site; site.addsitedir({str(folder)!r})\n" for folder in base.site_dirs]
     (site_packages / _PTH).write_text("".join(lines))
@@ -94,7 +93,7 @@ class Begun:
 
     folder: Path
     furnished: Furnished | None
-    #: Closed, it leaves nothing of the directory.
+    #: Closing this deletes the directory.
     stack: AsyncExitStack
 
     @property
@@ -103,7 +102,7 @@ class Begun:
 
 
 class SpeculativeBuild:
-    """One speculative build: taken once, or dropped."""
+    """One speculative build, which is taken once or dropped."""
 
     def __init__(
         self,
@@ -123,14 +122,15 @@ class SpeculativeBuild:
         return f"<Draft of {self._guess.lines}, {state}>"
 
     def claim(self) -> bool:
-        """Claim the draft; return False if it was taken or dropped. The claimant must do one of
-        these.
+        """Claim the draft; return False if it was taken or dropped already.
+
+        The claimant must take or drop it.
         """
         first, self._spoken_for = not self._spoken_for, True
         return first
 
     async def take(self, plan: Plan) -> Begun | None:
-        """Return the place in which to build this plan; None if the draft saves no work."""
+        """Return the directory in which to build this plan; None if the draft saves no work."""
         if not self.claim():
             return None
         try:
@@ -142,7 +142,7 @@ class SpeculativeBuild:
                 return begun
             return await self._emptied(begun)
         except BaseException:
-            # A further cancellation ends this wait, but the work continues and is awaited
+            # A further cancellation ends only this wait: the deletion continues and is awaited
             # elsewhere.
             await asyncio.shield(self.drop())
             raise
@@ -151,13 +151,13 @@ class SpeculativeBuild:
         return plan.layered == self._guess.layered and furnished.is_what(plan)
 
     async def _emptied(self, begun: Begun) -> Begun:
-        """Return the same place, emptied: uv would query an interpreter in another place."""
+        """Return the same directory, emptied: uv would query an interpreter in another one."""
         _log.info("the early build used versions that are not the latest: building again")
         await run_in_thread_shielded(_empty, begun.folder, self._base)
         return Begun(folder=begun.folder, furnished=None, stack=begun.stack)
 
     def drop(self) -> asyncio.Task[None]:
-        """Delete everything, in the background."""
+        """Stop the draft and delete everything, in the background."""
         task = asyncio.get_running_loop().create_task(self._drop())
         self._dropping.add(task)
         task.add_done_callback(self._dropping.discard)
@@ -174,7 +174,7 @@ class SpeculativeBuild:
 @carried_out
 def _empty(folder: Path, base: BaseFacts) -> None:
     venv = folder / "env"
-    venv.rename(folder / "wrong")  # deleted with the folder, which is later
+    venv.rename(folder / "wrong")  # deleted later, with the folder
     make_virtualenv(venv, base.real_python, base.version)
 
 
@@ -197,7 +197,8 @@ class SpeculativeBuilds:
         self._uv = uv
         self._spare_virtualenvs = spare_virtualenvs
         self._claims = claims
-        #: Requests that this process has begun with: its claims do not tell it from itself.
+        #: Requests for which this process has a draft: a claim names only the process, not the
+        #: draft.
         self._keys: set[str] = set()
         self._has_room = has_room
         self._dropping: set[asyncio.Task[None]] = set()
@@ -216,7 +217,7 @@ class SpeculativeBuilds:
         finally:
             if draft.claim():
                 draft.drop()
-                self._spare_virtualenvs.prepare(base)  # the spare went with it
+                self._spare_virtualenvs.prepare(base)  # the draft used the spare
 
     async def _make(self, guess: Guess, base: BaseFacts, key: str) -> Begun | None:
         async with AsyncExitStack() as stack:
@@ -270,11 +271,11 @@ class SpeculativeBuilds:
         return replace(done, said=tuple(said))
 
     async def settled(self) -> None:
-        """Wait until what was dropped is gone."""
+        """Wait until dropped drafts are deleted."""
         if self._dropping:
             await asyncio.wait(set(self._dropping))
 
 
 def _but_warnings(said: list[str]) -> Callable[[str], None]:
-    """Keep uv's lines but for warnings: the resolution has them too, and others are of the guess."""
+    """Keep uv's lines except warnings: the resolution repeats those that are not the guess's."""
     return lambda line: None if line.startswith("warning: ") else said.append(line)

@@ -1,9 +1,9 @@
 """System packages through apt (nala where present), once per set on a machine.
 
     already installed (dpkg-query) -> nothing
-    else, under one machine-wide lock: still missing? kept .debs in, if they are what the
-    lists say (kept_debs.py), install, new .debs out to the volume; a failure once more, with
-    new lists, and after what an install that was killed half-way left has been put right
+    otherwise, under one machine-wide lock: check again, copy in kept .debs that match the lists
+    (kept_debs.py), install, copy new .debs out to the volume. After a failure try once more, with
+    new lists, and after repairing what a killed install has left half-way
 
 The lock is a file lock on local disk: apt's state belongs to the machine, not to the volume. The
 lock only saves work: apt has a lock of its own, but fails instead of waiting for it.
@@ -42,7 +42,7 @@ APT::Keep-Downloaded-Packages "true";
 DPkg::Lock::Timeout "120";
 """
 _KEPT_WORDS: Final = 3000
-#: Polling interval: only a thread learns at once that a file lock is free, and it cannot be
+#: Polling interval: only a thread could wait for the release of a file lock, and a thread cannot be
 #: cancelled.
 _ASK_AGAIN_S: Final = 0.1
 
@@ -107,7 +107,7 @@ class SystemPackages:
         if finished.code:
             if "dpkg --configure -a" in finished.stdout + finished.stderr:
                 await self._run(["dpkg", "--configure", "-a"], progress)
-            # No lists, or old ones: a file "not found" often only has a newer number.
+            # Lists are missing or old: a file "not found" often only has a newer version number.
             await self._update(progress)
             finished = await self._apt(tool, names, folder, progress)
         if finished.code:
@@ -180,7 +180,7 @@ def _environment() -> dict[str, str]:
 
 
 def _release() -> str:
-    """Name of the system release: its packages are no other's."""
+    """Return an id of the system's release: packages are valid for one release only."""
     try:
         text = Path("/etc/os-release").read_text()
     except OSError:
@@ -208,10 +208,10 @@ def _config_of(archives: Path) -> Path:
 
 @asynccontextmanager
 async def _machine_lock(path: Path, progress: Progress) -> AsyncIterator[None]:
-    # Imported by the few processes that need it: filelock minds every fork of a process from then on.
+    # Imported late, by the few processes that need it: filelock then adds work to every fork.
     from filelock import FileLock, Timeout
 
-    # No fall-back to a lock file: it would outlive a process that is killed.
+    # No fall-back to a lock file, which would outlive a killed process.
     lock = FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
     told = False
     while True:
@@ -238,7 +238,7 @@ def _words(finished: Finished) -> str:
 def _failure(finished: Finished, names: tuple[str, ...]) -> SystemPackagesFailed:
     words = _words(finished)
     if "No space left on device" in words or "enough free space" in words:
-        # Not DiskFull: evicting environments makes no room on the system's disk.
+        # Not DiskFull: evicting environments frees no space on the system's disk.
         return SystemPackagesFailed(
             "There is no space for system packages",
             requirement=", ".join(names),

@@ -24,7 +24,7 @@ requirement = /dev/null/others-use-this-environment--name-packages-in-dependenci
 
 @carried_out
 def make_virtualenv(path: Path, python: Path, version: str) -> None:
-    """Make one at a path that does not exist; `python` is the real interpreter, not a link."""
+    """Make a virtualenv; `path` does not exist, `python` is the interpreter and not a link."""
     minor = _minor(version)
     (path / "lib" / f"python{minor}" / "site-packages").mkdir(parents=True)
     lines = {
@@ -43,7 +43,7 @@ def make_virtualenv(path: Path, python: Path, version: str) -> None:
 
 @carried_out
 def link_interpreter(path: Path, python: Path, version: str) -> None:
-    """The links of a virtualenv; an archive holds none."""
+    """Create the links to the interpreter; an archive contains none."""
     folder = path / "bin"
     folder.mkdir(exist_ok=True)
     names = (("python", str(python)), ("python3", "python"), (f"python{_minor(version)}", "python"))

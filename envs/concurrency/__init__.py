@@ -1,1 +1,1 @@
-"""Waiting, for code on one event loop: nothing here knows of packages."""
+"""Waiting, for code on one event loop: independent of packages."""

@@ -1,13 +1,13 @@
 """Limits how many builds run at once, and reports to builds that wait.
 
-    place(report) -> free? in
-                  -> else a queue, begun builds before new ones; each move is reported
+    place(report) -> a free place? enter
+                  -> otherwise a queue, begun builds before new ones; each move is reported
 
-A build without waiters keeps its place until another build needs it, and then gives up. In the
-queue it comes last.
+A build without waiters keeps its place until another build needs the place, and is then cancelled.
+In the queue it comes last.
 
-Every build runs uv, and uv all cores: ten at once end no sooner than two, and take ten
-times the memory. Used on one event loop.
+Every build runs uv, and uv uses all cores: ten at once finish no sooner than two at a time, and
+take ten times the memory. Used on one event loop.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class _Waiting:
 
 
 class BuildSlots:
-    """A number of places, and a queue."""
+    """A number of places, and a queue for them."""
 
     def __init__(self, places: int) -> None:
         self._free = places
         self._places = places
         self._queue: list[_Waiting] = []
-        #: Builds that hold a place; and those of them that were asked to give up.
+        #: Builds that hold a place; and those of them that are being cancelled.
         self._holders: list[Flight[Any]] = []
         self._giving_up: set[int] = set()
         self._numbers = itertools.count()
@@ -78,17 +78,17 @@ class BuildSlots:
             self._pass_on()
 
     def make_way(self) -> None:
-        """Make builds without waiters give up, as many as places are needed."""
+        """Cancel builds without waiters, as many as places are needed."""
         needed = sum(waiting.wanted for waiting in self._queue) - len(self._giving_up)
         for flight in [one for one in self._holders if not one.wanted]:
             if needed > 0 and id(flight) not in self._giving_up:
                 needed -= 1
                 self._giving_up.add(id(flight))
-                # Called later: the end of one flight may end another, perhaps the current one.
+                # Called later: cancelling one flight may end another, perhaps the current one.
                 asyncio.get_running_loop().call_soon(self._end, flight)
 
     def _end(self, flight: Flight[Any]) -> None:
-        if flight.wanted:  # somebody has come for it meanwhile
+        if flight.wanted:  # a waiter has come meanwhile
             self._giving_up.discard(id(flight))
             return
         _log.info("a build that no call waits for gives its place to one that a call waits for")
@@ -103,7 +103,7 @@ class BuildSlots:
         try:
             await turn
         except asyncio.CancelledError:
-            # Cancelled at the moment its turn came: the place must be passed on.
+            # Cancelled just when its turn came: the place must be passed on.
             if turn.done() and not turn.cancelled():
                 self._pass_on()
             elif waiting in self._queue:
@@ -114,7 +114,7 @@ class BuildSlots:
     def _pass_on(self) -> None:
         while self._queue:
             turn = self._queue.pop(self._queue.index(self._in_turn()[0])).turn
-            if not turn.done():  # cancelled, and not yet awake to leave the queue by itself
+            if not turn.done():  # otherwise cancelled, and not awake yet to leave the queue
                 turn.set_result(None)
                 self._tell()
                 return

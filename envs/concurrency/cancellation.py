@@ -1,15 +1,15 @@
 """Waits that last until the work has ended, however often they are cancelled.
 
-Cancelling a request cancels its work, and so do the functions that run parts of it in parallel, and
-the end of the process. Before Python 3.12, `asyncio.wait_for` stops waiting when it is cancelled a
+Cancelling a request cancels its work; so do functions that run parts of it in parallel, and the
+exit of the process. Before Python 3.12, `asyncio.wait_for` stops waiting when it is cancelled a
 second time: its work then continues unattended, with files, processes and claims that it would have
 released. `run_in_thread` keeps waiting for a thread, which cannot be cancelled: the thread would
 write into a directory that is being deleted, or rename one that is half deleted. Results that such
 a thread produces for a cancelled call (a claim, a scratch directory) are undone, because other
 processes would wait for them. Only a disk that hangs ends such a wait (`DiskHangs`).
 
-    waiter --> thread makes it --> handed over
-       '-- cancelled: made already? it is undone here; else the thread undoes it when it is made
+    waiter --> thread makes something --> handed over
+       '-- cancelled: made already? undone here; otherwise the thread undoes it once it is made
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ P = ParamSpec("P")
 
 
 async def wait_shielded(work: Awaitable[T]) -> T:
-    """Wait for the work to end; raise a cancellation that came meanwhile afterwards."""
+    """Wait for the work to end; raise a cancellation that arrived meanwhile afterwards."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -43,13 +43,13 @@ async def wait_shielded(work: Awaitable[T]) -> T:
             cancelled = again
     if cancelled is not None:
         if not task.cancelled():
-            task.exception()  # looked at, so that it is not reported as lost
+            task.exception()  # marks the error as seen, so that asyncio does not report it
         raise cancelled
     return task.result()
 
 
 async def run_in_thread_shielded(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-    """In a thread; a cancellation is raised only when nothing works in the background any more.
+    """Run in a thread; raise a cancellation only when the thread is done.
 
     Waits as long as the thread takes: for short work, or work on this process's own files.
     """
@@ -71,11 +71,12 @@ async def _wait_while_running(task: asyncio.Task[Any], limit_s: float | None) ->
 
 
 async def wait_for_shielded(work: Coroutine[Any, Any, T], limit_s: float | None) -> T:
-    """Return the result of some work. If the waiter is cancelled or the limit passes, cancel the
-    work and wait for its end.
+    """Return the result of some work.
+
+    If the waiter is cancelled or the limit passes, cancel the work and wait for its end.
 
     Raises:
-        asyncio.TimeoutError: it had not ended in time.
+        asyncio.TimeoutError: the work had not ended in time.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -123,7 +124,7 @@ async def run_in_thread_or_undo(make: Callable[[], T], undo: Callable[[T], objec
     try:
         return await run_in_thread(handover.work)
     except DiskHangs:
-        # The thread undoes it, if it ever comes back.
+        # The thread undoes what it made, if it ever returns.
         handover.leave()
         raise
     except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""Threads for what waits for one disk, apart from all others, and never waited for without a limit.
+"""Threads that wait for one disk, separate for each disk; waits for them are limited.
 
     run(work) --> the volume answers? --> [ queue ] --> a few threads --> its result
                       '-- no: `DiskHangs`        '-- the volume hangs meanwhile: `DiskHangs`
@@ -7,8 +7,8 @@ A volume that hangs blocks a system call indefinitely. Such calls would soon occ
 the process shares, and other work, such as measuring memory, would stop. These threads are daemons,
 which no exit waits for.
 
-Each task knows its disk (`chosen`): functions that it runs in threads use that disk, however deep
-the call.
+Each task knows its disk (`chosen`): functions that the task runs in threads use that disk, however
+deep the call.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["DiskThreads", "disk_in_use", "run_in_thread"]
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: Threads per disk: operations that hang occupy these, and no more.
+#: Threads per disk: operations that hang occupy at most these.
 _THREADS: Final = 16
 
 
@@ -63,7 +63,7 @@ class DiskThreads:
 
     @contextmanager
     def chosen(self) -> Iterator[None]:
-        """In this block, and in tasks that begin there, `run_in_thread` means this disk."""
+        """Make `run_in_thread` use this disk, in this block and in tasks that begin in it."""
         token = _chosen.set(self)
         try:
             yield
@@ -74,7 +74,7 @@ class DiskThreads:
         """Run a function and return its result; a cancelled caller leaves the function running.
 
         Raises:
-            DiskHangs: there is none, and perhaps never will be.
+            DiskHangs: the disk does not answer; the function may still run later.
         """
         with self._awaited() as done:
             asked = self.submit(partial(self._checked, partial(work, *args, **named)))
@@ -85,8 +85,9 @@ class DiskThreads:
                 asked.cancel()
 
     async def unless_it_hangs(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await something that waits for the disk elsewhere, such as in another process; cancel it
-        if the disk hangs.
+        """Await work that waits for the disk elsewhere, such as in another process.
+
+        Cancel the work if the disk hangs.
 
         Raises:
             DiskHangs: the disk does not answer.
@@ -103,14 +104,15 @@ class DiskThreads:
 
     @contextmanager
     def _awaited(self) -> Iterator[asyncio.Future[Any]]:
-        """Create a future that fails when the disk hangs, and keep the disk probed until then."""
+        """Provide a future that fails when the disk hangs; probe the disk until then."""
         with self.watch.waiting() if self.watch is not None else nullcontext():
             loop = asyncio.get_running_loop()
             done: asyncio.Future[Any] = loop.create_future()
             with self._lock:
                 self._waiting[done] = loop
             try:
-                # Only now: the disk may have begun to hang before this future could be notified.
+                # Checked only now: the disk may have begun to hang before this future could be
+                # notified.
                 if self._abandoned or self.hangs:
                     raise self._problem()
                 yield done
@@ -130,7 +132,7 @@ class DiskThreads:
         return future
 
     def abandon(self) -> None:
-        """Wait for nothing any more, because the process exits."""
+        """Fail all waits from now on, because the process exits."""
         self._abandoned = True
         self._give_up()
 
@@ -158,11 +160,11 @@ class DiskThreads:
             with self._lock:
                 self._threads -= 1
                 alone = not self._threads
-            if alone:  # nobody else would come to it
+            if alone:  # no other thread would run the function
                 raise
 
     def _work(self) -> None:
-        """Run queued functions until there are none."""
+        """Run queued functions until none is left."""
         while True:
             with self._lock:
                 if not self._queue:
@@ -171,13 +173,13 @@ class DiskThreads:
                 future, work = self._queue.popleft()
             if future.set_running_or_notify_cancel():
                 _do(future, work)
-            del future, work  # and with them what they hold, while the next one is waited for
+            del future, work  # release what they refer to before waiting for the next function
 
 
 def _do(future: Future[Any], work: Callable[[], Any]) -> None:
     try:
         future.set_result(work())
-    except BaseException as error:  # noqa: BLE001 - who waits raises it
+    except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
         future.set_exception(error)
 
 
@@ -210,16 +212,16 @@ def _fail(done: asyncio.Future[Any], problem: DiskHangs) -> None:
         done.set_exception(problem)
 
 
-#: Threads for functions that name no disk, which use local disks.
+#: Threads for functions that choose no disk: they use local disks.
 _ELSEWHERE: Final = DiskThreads("disk")
 _chosen: ContextVar[DiskThreads] = ContextVar("disk", default=_ELSEWHERE)
 
 
 async def run_in_thread(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-    """In a thread of the disk that this task works on; see `DiskThreads.run`."""
+    """Run in a thread of the disk that this task works on; see `DiskThreads.run`."""
     return await _chosen.get().run(work, *args, **named)
 
 
 def disk_in_use() -> DiskThreads:
-    """The disk that this task works on."""
+    """Return the disk that this task works on."""
     return _chosen.get()

@@ -1,8 +1,8 @@
 """Failed builds, remembered for a short time.
 
 A request that cannot be built is usually repeated at once, by many clients. They get the same error
-without asking the index, until the memory expires. Failures that may not repeat (network, disk,
-time limits) are not remembered.
+without a query to the index, until the failure is forgotten. Failures that may not repeat (network,
+disk, time limits) are not remembered.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MOST: Final = 256
 
 
 class Failures:
-    """Failures by what was asked for, each for `lifetime_s`."""
+    """Failures by request, each for `lifetime_s`."""
 
     def __init__(self, lifetime_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lifetime_s = lifetime_s
@@ -32,16 +32,16 @@ class Failures:
         return f"<Failures {len(self._known)} remembered>"
 
     def remember(self, key: str, failure: EnvironmentFailure) -> None:
-        """Keep it, if it is of the kind that repeats."""
+        """Remember a failure, if it is of a kind that repeats."""
         if not failure.remembered or self._lifetime_s <= 0:
             return
-        # A copy: the original is raised to its caller and gets a traceback.
+        # Remember a copy: the original is raised to its caller and gets a traceback.
         self._known[key] = (self._clock(), copy.copy(failure))
         while len(self._known) > _MOST:
             self._known.popitem(last=False)
 
     def recall(self, key: str) -> EnvironmentFailure | None:
-        """A fresh copy of the failure, if it is recent."""
+        """Return a fresh copy of the failure, if it is recent."""
         found = self._known.get(key)
         if found is None:
             return None
@@ -52,5 +52,5 @@ class Failures:
         return copy.copy(failure)
 
     def forget(self, key: str) -> None:
-        """The request asks to try again."""
+        """Forget a failure: the request asks to try again."""
         self._known.pop(key, None)

@@ -6,10 +6,10 @@
 
 The deadline or cancellation of one waiter does not affect the others. Without waiters, the work is
 cancelled. If `goes_on` is set, work that has begun continues without waiters, for later requests,
-and gives up when other work needs its place (`build_slots`).
+and is cancelled when other work needs its place (`build_slots`).
 
-A flight may wait for another flight: that one is wanted while a waiter outside all flights is at
-the end of the chain (`Flight.wanted`). Runs on one event loop.
+A flight may wait for another flight. The other one is wanted if at the end of the chain is a waiter
+outside all flights (`Flight.wanted`). Runs on one event loop.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Report = Callable[[str], None]
 
 @dataclass(eq=False, slots=True)
 class Flight(Generic[T]):
-    """A piece of work that runs, and its waiters."""
+    """Running work, and its waiters."""
 
     listeners: list[Report] = field(default_factory=list)
-    #: Flights that wait for this one, and None for each other waiter.
+    #: Flights that wait for this one; None for each other waiter.
     waiters: list[Flight[Any] | None] = field(default_factory=list)
     task: asyncio.Task[T] | None = None
     #: Whether the work has done more than wait for its turn.
@@ -47,7 +47,7 @@ class Flight(Generic[T]):
 
     @property
     def wanted(self) -> bool:
-        """Return whether any waiter, direct or indirect, is outside all flights."""
+        """Whether any waiter, direct or indirect, is outside all flights."""
         return any(waiter is None or waiter.wanted for waiter in self.waiters)
 
     def begin(self) -> None:
@@ -69,7 +69,7 @@ class Flight(Generic[T]):
         for listener in list(self.listeners):
             try:
                 listener(line)
-            except Exception:  # noqa: BLE001  (a caller's callback must not end the others' build)
+            except Exception:  # noqa: BLE001  (one caller's callback must not end the build)
                 _log.exception("a progress callback failed; it will not be called again")
                 self.listeners.remove(listener)
 
@@ -78,7 +78,7 @@ _current: ContextVar[Flight[Any] | None] = ContextVar("flight", default=None)
 
 
 def current_flight() -> Flight[Any] | None:
-    """The flight that this task is part of."""
+    """Return the flight that this task is part of."""
     return _current.get()
 
 
@@ -86,8 +86,9 @@ class SingleFlight(Generic[T]):
     """Flights by key."""
 
     def __init__(self, *, goes_on: bool = False, left: Callable[[], None] = lambda: None) -> None:
-        """``goes_on``: work that has begun outlives its last waiter; ``left``: called when a waiter
-        leaves.
+        """Set what happens when the last waiter leaves.
+
+        ``goes_on``: work that has begun continues; ``left`` is called then.
         """
         self._flying: dict[Hashable, Flight[T]] = {}
         self._landing: set[asyncio.Task[T]] = set()
@@ -106,7 +107,7 @@ class SingleFlight(Generic[T]):
         progress: Report | None = None,
         deadline: float | None = None,
     ) -> T:
-        """Wait for the work of this key; start it if it is not under way."""
+        """Wait for the work of this key; start the work if it is not running."""
         flight = self._flying.get(key) or self._take_off(key, start)
         if progress is not None:
             flight.listeners.append(progress)
@@ -150,17 +151,17 @@ class SingleFlight(Generic[T]):
         if self._flying.get(key) is flight:
             del self._flying[key]
         if not task.cancelled():
-            task.exception()  # looked at, so that an abandoned failure is not reported as lost
+            task.exception()  # marks the error as seen, so that asyncio does not report it
 
     def _abandon(self, key: Hashable, flight: Flight[T]) -> None:
-        """Cancel, and let newcomers start afresh rather than join a dying flight."""
+        """Cancel the work; new requests start afresh rather than join it."""
         if self._flying.get(key) is flight:
             del self._flying[key]
         assert flight.task is not None
         flight.task.cancel()
 
     async def close(self) -> None:
-        """Cancel everything and wait until it has ended."""
+        """Cancel all work, and wait until it has ended."""
         for task in list(self._landing):
             task.cancel()
         if self._landing:
