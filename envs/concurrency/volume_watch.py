@@ -1,15 +1,15 @@
 """Detects whether a volume answers, without blocking a thread of this process.
 
     check ---> the watch's thread --a path--> sh: [ -e path ] --a line--> answered
-                        '-- no line for `LIMIT_S` --> hangs, until there is one
+                        '-- no line for `LIMIT_S` --> hangs, until there is a line
 
 A file system in user space that hangs blocks its callers in a sleep that no signal ends. A process
 with such a thread cannot exit, and its parent waits as long as the volume hangs. So a separate
-process asks the volume first. It looks for a name that never existed, because the kernel could
+process queries the volume first. It looks for a name that never existed, because the kernel could
 answer for any other name from its cache.
 
-Time in which this process did not run does not count (`_TICK_S`): after a freeze the answer is
-there already, or comes with the other process.
+Time in which this process did not run does not count (`_TICK_S`): after a freeze, the answer has
+arrived already, or arrives as soon as the other process runs again.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ __all__ = ["VolumeWatch"]
 
 _log = logging.getLogger(__name__)
 
-#: Without an answer for so long, a volume hangs.
+#: A volume that has not answered for this long hangs.
 LIMIT_S: Final = 5.0
 #: A result is reused for operations that begin within this time.
 _FRESH_S: Final = 0.05
-#: Between questions while anybody waits for the volume.
+#: Seconds between two queries while a caller waits for the volume.
 _PERIOD_S: Final = 1.0
-#: Longest time that one reading of the clock counts for.
+#: The most that the time between two readings of the clock counts for.
 _TICK_S: Final = 0.5
-#: How long the asking process may take to exit, unless it hangs.
+#: How long the querying process may take to exit, unless it hangs.
 _EXIT_S: Final = 1.0
 
 _ASK: Final = 'while IFS= read -r path; do [ -e "$path" ]; echo; done'
 
 
 class VolumeWatch:
-    """The watch over one volume; any thread may ask it."""
+    """The watch over one volume; any thread may use it."""
 
     def __init__(self, volume: Path, *, limit_s: float = LIMIT_S) -> None:
         self.volume = volume
@@ -69,7 +69,7 @@ class VolumeWatch:
         return f"<VolumeWatch {self.volume} {'hangs' if self.hangs else 'answers'}>"
 
     def check(self) -> None:
-        """Return once the volume has answered; raise `DiskHangs` when it does not."""
+        """Return once the volume has answered; raise `DiskHangs` if it hangs."""
         with self._changed:
             fresh = time.monotonic() - self._answered_at < _FRESH_S
             if not self.hangs and (fresh or self._stopping):
@@ -84,7 +84,7 @@ class VolumeWatch:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """While this lasts, the volume is asked again and again."""
+        """Query the volume again and again during this block."""
         with self._changed:
             self._users += 1
             self._run()
@@ -96,7 +96,7 @@ class VolumeWatch:
                 self._users -= 1
 
     def stop(self) -> None:
-        """Stop the process and the thread; a process that hangs is left to the kernel."""
+        """Stop the process and the thread; do not wait for a process that hangs."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -115,7 +115,7 @@ class VolumeWatch:
     def _watch(self) -> None:
         while self._next_question():
             if not self._ask():
-                # The volume's state is unknown, and no operation must wait for it.
+                # The volume's state is unknown, and no operation may be blocked because of that.
                 self._end_asker()
             with self._changed:
                 if self._stopping:
@@ -137,7 +137,7 @@ class VolumeWatch:
             return not self._stopping
 
     def _ask(self) -> bool:
-        """Ask once and wait for the answer, however long; return False if asking failed."""
+        """Query once and wait for the answer, however long; return False if the query failed."""
         try:
             asker = self._asker or self._start_asker()
             assert asker.stdin is not None

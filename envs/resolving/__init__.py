@@ -1,1 +1,1 @@
-"""From a spec to a plan, and to the digest that names it."""
+"""From a spec to a plan, and to the digest that identifies it."""

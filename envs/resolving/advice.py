@@ -2,7 +2,7 @@
 
 cv2            the index has no such package: opencv-python-headless provides the module
 json           part of Python: leave it out
-numpy==2.5.5   needs another Python: `wants_other_python`, and the caller finds out which
+numpy==2.5.5   needs another Python: `wants_other_python`; the caller finds out which
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PINNED: Final = re.compile(r"([A-Za-z0-9][\w.-]*)==[^\s,*]+")
 
 
 def with_advice(failure: EnvironmentFailure, spec: NormalSpec) -> EnvironmentFailure:
-    """Return the failure with better advice if a requirement is the name of a module."""
+    """Return the failure, with better advice if a requirement is the name of a module."""
     if not isinstance(failure, (ResolutionFailed, BuildFailed)):
         return failure
     for name in sorted(spec.names):
@@ -47,9 +47,7 @@ def with_advice(failure: EnvironmentFailure, spec: NormalSpec) -> EnvironmentFai
 
 
 def _speaks_of(failure: EnvironmentFailure, name: str) -> bool:
-    """Return whether the failure says that this package is missing, does not fit or
-    does not build.
-    """
+    """Return whether the failure is about this package: missing, not matching or not built."""
     if isinstance(failure, BuildFailed):
         found = _NAME.match(failure.requirement)
         return found is not None and canonicalize_name(found[1]) == name
@@ -67,7 +65,7 @@ def _provided(packages: tuple[str, ...]) -> str:
 
 
 def named_after_modules(spec: NormalSpec) -> tuple[str, ...]:
-    """A warning for each requirement that is a module's name and another package."""
+    """Return a warning for each requirement that is a module's name but another package."""
     return tuple(
         f"warning: `{name}` in `dependencies` is not what `import {module_named(name)}` needs: {_provided(packages)}"
         for name in sorted(spec.names)
@@ -76,7 +74,7 @@ def named_after_modules(spec: NormalSpec) -> tuple[str, ...]:
 
 
 def wants_other_python(failure: EnvironmentFailure) -> str | None:
-    """Return the package that must have a wheel on another Python for that to help.
+    """Return the package that must have a wheel on another Python for that Python to help.
 
     Empty if only versions decide; None if another Python does not help.
     """
@@ -89,7 +87,7 @@ def wants_other_python(failure: EnvironmentFailure) -> str | None:
 def on_python(
     failure: EnvironmentFailure, version: str, *, now: str, installed: bool
 ) -> EnvironmentFailure:
-    """Return the failure, advising a Python on which the request would work."""
+    """Return the failure, with the advice to use a Python on which the request resolves."""
     advice = f'set python_version to "{version}": the request resolves there, not on Python {now}'
     if not installed:
         advice += (

@@ -1,10 +1,10 @@
-"""The base: the interpreter environments build on, and the packages it brings.
+"""The base: the interpreter on which environments are built, and its packages.
 
     python -I probe.py --JSON--> BaseFacts (packages, markers, fingerprint)
 
 The fingerprint covers the interpreter, its path, the platform, and every package with its version.
-It is read once, and again when a site directory's modification time changes, so no restart is
-needed after an image was patched.
+The facts are read once, and again when a site directory's modification time changes, so that no
+restart is needed after an image was patched.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class BasePackage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseFacts:
-    """All facts about a base that affect builds."""
+    """The facts about a base that affect builds."""
 
     python: Path
     real_python: Path
@@ -63,7 +63,7 @@ class BaseFacts:
     brought: Mapping[str, BasePackage] = field(default_factory=dict, repr=False)
 
     def marker_environment(self, extra: str = "") -> dict[str, str]:
-        """Markers as the target evaluates them, not as this process does."""
+        """Return markers as the target evaluates them, not as this process does."""
         environment = {key: str(value) for key, value in default_environment().items()}
         return {**environment, **self.markers, "extra": extra}
 
@@ -77,10 +77,10 @@ class BaseFacts:
                 for extra in ("", *extras)
             )
         except UndefinedComparison:
-            return True  # as for uv, which installs what such a marker is on
+            return True  # like uv, which then installs the requirement
 
     def bare(self) -> BaseFacts:
-        """Same interpreter, no packages: what an isolated environment stands on."""
+        """Return the same interpreter without packages, for an isolated environment."""
         return BaseFacts(
             python=self.python,
             real_python=self.real_python,
@@ -96,8 +96,7 @@ class BaseFacts:
         )
 
     def beside(self, brought: Iterable[BasePackage]) -> BaseFacts:
-        """Return the base as seen beside brought packages, which hide its own: only compatible
-        packages are left.
+        """Return the base as seen beside brought packages, which hide its own.
 
         A package of the base that needs another version of a brought package counts as absent, and
         so does a package that needs an absent one.
@@ -168,7 +167,7 @@ def _packages(rows: Iterable[Mapping[str, Any]]) -> Iterable[BasePackage]:
         try:
             version = Version(row["version"])
         except InvalidVersion:
-            continue  # nothing can be constrained to it, so it is as good as absent
+            continue  # no requirement can name this version, so treat the package as absent
         yield BasePackage(
             name=canonicalize_name(row["name"]),
             version=version,
@@ -187,14 +186,14 @@ def _readable(requirements: Iterable[str]) -> Iterable[str]:
 
 
 class Bases:
-    """Facts per interpreter, probed once and re-checked by modification times."""
+    """Facts per interpreter, probed once, and again after modification times change."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[tuple[int, ...], BaseFacts]] = {}
         self._probing: dict[Path, asyncio.Lock] = {}
 
     async def facts(self, python: Path) -> BaseFacts:
-        """Facts of one interpreter."""
+        """Return the facts about an interpreter."""
         async with self._probing.setdefault(python, asyncio.Lock()):
             known = self._known.get(python)
             if known and known[0] == _stamps(known[1]):
@@ -215,7 +214,7 @@ def _stamps(facts: BaseFacts) -> tuple[int, ...]:
 
 
 async def probe(python: Path) -> BaseFacts:
-    """Ask the interpreter itself."""
+    """Run the interpreter to get its facts."""
     finished = None
     try:
         finished = await run(

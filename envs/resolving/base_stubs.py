@@ -1,17 +1,17 @@
-"""Show a base's packages to uv's resolver without their files.
+"""Shows a base's packages to uv's resolver without their files.
 
-uv neither sees the packages of another environment nor takes a version that no
-index has (`2.4.0a0+git1234`, a vendor's own build). So each base package gets a
-stub: a wheel that holds only metadata, in a directory given as `--find-links`.
+uv does not see the packages of another environment, and does not accept a version that no index has
+(`2.4.0a0+git1234`, a vendor's own build). So each base package gets a stub: a wheel that contains
+only metadata, in a directory given as `--find-links`.
 
     torch 2.4.0+cu128 in base -> torch-2.4.0+cu128-py3-none-any.whl   (metadata only)
     numpy 1.26.4 in base      -> numpy-1.26.4+flashpool.base-...      (same, marked)
 
 The local label distinguishes a stub from the index's file of that version. A public pin
-(`numpy==1.26.4`) still accepts it, as PEP 440 says. A stub keeps only the dependencies of its
-extras: the base's packages work as installed, and an image whose metadata disagree must not turn
-every request into a conflict. Stubs are written once per base, and kept in scratch while the
-process lives.
+(`numpy==1.26.4`) still accepts the stub, as PEP 440 says. A stub has only the dependencies of its
+extras: the base's packages work as installed, and an image with inconsistent metadata must not make
+every request a conflict. Stubs are written once per base, and kept in scratch while the process
+lives.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class StubBase:
 
 
 class Stubs:
-    """The stubs of each base that was asked about; on one event loop."""
+    """The stubs of each base that was requested; on one event loop."""
 
     def __init__(self, store: Store, holder: str) -> None:
         self._store = store
@@ -56,8 +56,8 @@ class Stubs:
         self._writing = asyncio.Lock()
 
     async def of(self, base: BaseFacts, *, without: Iterable[str]) -> StubBase:
-        """Stubs of a base's packages, but for some."""
-        # A base that is used in part has fewer packages, and other stubs.
+        """Return stubs of a base's packages, except those in ``without``."""
+        # A base of which only a part is used has fewer packages, and other stubs.
         key = (base.fingerprint, frozenset(base.packages).difference(without))
         async with self._writing:
             found = self._known.get(key)
@@ -76,7 +76,7 @@ class Stubs:
             raise
 
     async def close(self) -> None:
-        """Leave nothing in scratch."""
+        """Delete all stubs, so that scratch is empty."""
         async with self._writing:
             for stubs in self._known.values():
                 await run_in_thread(_remove, stubs)
@@ -88,19 +88,19 @@ def _remove(stubs: StubBase) -> None:
 
 
 def stub_version(package: BasePackage) -> str:
-    """Return the version of a stub: the base's own, with a local label if it had none."""
+    """Return the version of a stub: the base's own, with a local label if it has none."""
     version = str(package.version)
     return version if package.version.local else f"{version}+{_LABEL}"
 
 
 def unmarked(text: str) -> str:
-    """Return a text with the base's own versions, because a stub's label means nothing to users."""
+    """Return a text with the base's own versions: a stub's label means nothing to users."""
     return text.replace(f"+{_LABEL}", "")
 
 
 @carried_out
 def write_stubs(base: BaseFacts, folder: Path, names: Collection[str]) -> StubBase:
-    """Write one stub for each of the base's packages of these names, and the constraints; blocking."""
+    """Write a stub for each base package with one of these names, and constraints; blocking."""
     wheels = folder / "stubs"
     wheels.mkdir(parents=True, exist_ok=True)
     packages = [package for name, package in base.packages.items() if name in names]

@@ -1,7 +1,7 @@
 """The two keys of an environment.
 
-    NormalSpec + index settings + base + pins  -> request key   (what was asked for)
-    lock + mode + interpreter + platform + base + pins -> digest (what it is)
+    NormalSpec + index settings + base + pins  -> request key   (what was requested)
+    lock + mode + interpreter + platform + base + pins -> digest (what is installed)
 
 Two requests that resolve alike have two request keys and one digest. Both are 40 hexadecimal
 characters; no other text is accepted as part of a path.
@@ -23,7 +23,7 @@ from .spec import NormalSpec
 
 __all__ = ["FORMAT", "digest_of", "index_identity", "request_key"]
 
-#: Raised when the layout of an environment changes: old ones are then left to eviction.
+#: Raised when the layout of an environment changes: older environments are left to eviction.
 FORMAT: Final = 3
 _INDEX_VARIABLES: Final = (
     "UV_DEFAULT_INDEX",
@@ -44,13 +44,13 @@ def _hash(*parts: object) -> str:
 
 
 def index_identity(settings: EnvSettings) -> str:
-    """Tell index settings apart, uv's own variables too, without writing credentials anywhere."""
+    """Return a key of the index settings, including uv's own variables, hiding credentials."""
     outside = [os.environ.get(name, "") for name in _INDEX_VARIABLES]
     return _hash(settings.index_url, settings.extra_index_urls, settings.find_links, outside)
 
 
 def request_key(spec: NormalSpec, base: BaseFacts, settings: EnvSettings) -> str:
-    """Key of what was asked for, on this base, from this index."""
+    """Return the key of a request, on this base and from this index."""
     # Left out if no package is brought, so that such requests keep their earlier keys.
     brought = [["brought", *(package.line for package in spec.brought)]] if spec.brought else []
     return _hash(
@@ -65,12 +65,11 @@ def request_key(spec: NormalSpec, base: BaseFacts, settings: EnvSettings) -> str
 
 
 def digest_of(lock: Sequence[str], base: BaseFacts, settings: EnvSettings, *, layered: bool) -> str:
-    """Key of what an environment is.
+    """Return the digest of an environment.
 
-    Brought packages are not part of the digest: the lock, which lacks them, already differs.
-
-    An isolated environment does not see the base's packages, so it is the same
-    one on every image that has the same interpreter at the same place.
+    Brought packages are not part of the digest: the lock, which lacks them, already differs. An
+    isolated environment does not see the base's packages, so it is the same on every image that has
+    the same interpreter at the same path.
     """
     return _hash(
         "environment",

@@ -1,9 +1,9 @@
-"""Find the Python that a request names, and believe it only once it has run.
+"""Finds the Python that a request names, and trusts an interpreter only once it has run.
 
-    uv's answer -> PATH -> what shims on PATH stand for --probe--> the first of that version
+    uv's answer -> PATH -> the Pythons behind shims on PATH --probe--> the first of that version
 
 pyenv, asdf and similar tools put shims on PATH: scripts for every version that any of their Pythons
-has, which fail for all but the selected one. uv stops at the first shim that fails, although the
+has, which fail for all but the selected Python. uv stops at the first shim that fails, although the
 next directory may contain the requested Python.
 """
 
@@ -23,17 +23,14 @@ from .base_interpreter import BaseFacts, Bases
 __all__ = ["find_interpreter", "is_version"]
 
 _log = logging.getLogger(__name__)
-#: Largest number of candidates: each costs the start of a process.
+#: Most candidates that are tried: each costs the start of a process.
 _MOST_TRIED: Final = 24
-#: Directories of Pythons relative to the parent of a directory of shims: pyenv's, asdf's and
-#: mise's.
+#: Where Pythons are, relative to the parent of a directory of shims: pyenv's, asdf's and mise's.
 _BEHIND_SHIMS: Final = ("versions/*/bin", "installs/python/*/bin")
 
 
 async def find_interpreter(version: str, bases: Bases, uv: Uv, folder: Path) -> BaseFacts:
-    """Return facts of an installed Python of that version; raise InterpreterMissing if there is
-    none.
-    """
+    """Return facts about an installed Python of that version, or raise InterpreterMissing."""
     refusal: EnvironmentFailure | None = None
     found = None
     try:
@@ -47,7 +44,7 @@ async def find_interpreter(version: str, bases: Bases, uv: Uv, folder: Path) -> 
         if found is not None:
             return found
     if refusal is not None and refusal.retryable:
-        raise refusal  # a download that failed, say: the next one may succeed
+        raise refusal  # for example a failed download: the next one may succeed
     raise InterpreterMissing(
         f"Python {version} is not installed here",
         words=refusal.words if refusal else "",
@@ -70,7 +67,7 @@ def is_version(facts: BaseFacts, version: str) -> bool:
 
 
 def _candidates(version: str) -> Iterator[Path]:
-    """Files that may be it, each once."""
+    """Yield files that may be the interpreter, each once."""
     seen: set[Path] = set()
     minor = ".".join(version.split(".")[:2])
     for folder in _folders():
@@ -82,7 +79,7 @@ def _candidates(version: str) -> Iterator[Path]:
 
 
 def _may_be(path: Path, minor: str) -> bool:
-    """`python3` leads to a file whose name mostly tells the version, and spares a process."""
+    """Judge by a link's target, which usually names the version and saves starting a process."""
     real = path.resolve().name
     return not real.startswith("python3.") or real == f"python{minor}"
 

@@ -3,8 +3,8 @@
     Memo         raw Spec -> digest, for the hot path: two dictionary look-ups
     StoredMemo   requests/<key>.json -> digest, with the age of the resolution
 
-An entry has a lifetime, because `numpy` means another version next month. An old entry on the
-volume is still useful: if the index cannot be reached, the versions of last time are better than an
+An entry has a lifetime, because `numpy` will mean another version next month. An old entry on the
+volume is still useful: if the index cannot be reached, the previous versions are better than an
 error. With a volume key, an entry that is unsigned, or signed for another request, is ignored.
 """
 
@@ -27,7 +27,7 @@ from .spec import Spec
 __all__ = ["Memo", "Remembered", "StoredMemo"]
 
 _MOST: Final = 4096
-#: Bytes of an entry: some hundreds of requirements.
+#: Most bytes of an entry: some hundreds of requirements.
 _LARGEST: Final = 1 << 20
 
 
@@ -40,7 +40,7 @@ class Memo:
         self._known: OrderedDict[Spec, tuple[float, str]] = OrderedDict()
 
     def get(self, spec: Spec) -> str | None:
-        """The digest this spec meant a moment ago."""
+        """Return the digest to which this spec was resolved recently; None if there is none."""
         found = self._known.get(spec)
         if found is None or spec.refresh:
             return None
@@ -50,7 +50,7 @@ class Memo:
         return found[1]
 
     def put(self, spec: Spec, digest: str, *, age_s: float = 0.0) -> None:
-        """Remember; `age_s` is how old the resolution already was."""
+        """Remember a resolution, which is `age_s` old."""
         self._known[spec] = (self._clock() - age_s, digest)
         self._known.move_to_end(spec)
         while len(self._known) > _MOST:
@@ -59,7 +59,7 @@ class Memo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remembered:
-    """The volume's memory of a request."""
+    """What a request was resolved to, according to the volume."""
 
     digest: str
     age_s: float
@@ -67,7 +67,7 @@ class Remembered:
 
 
 class _StoredEntry(msgspec.Struct, frozen=True):
-    """The fields that are read from a file; the file may have more."""
+    """The fields that are read from an entry's file, which may have more."""
 
     digest: str
     resolved: float | None = None
@@ -75,7 +75,7 @@ class _StoredEntry(msgspec.Struct, frozen=True):
 
 
 class StoredMemo:
-    """The pods' common memory; every method blocks."""
+    """The memo that pods share; every method blocks."""
 
     def __init__(
         self,
@@ -84,15 +84,16 @@ class StoredMemo:
         key: bytes | None = None,
         holders: Liveness | None = None,
     ) -> None:
-        """``holders``: who knows the volume's clock, where one can write there."""
+        """``holders``: for the volume's clock; None if the volume is read-only."""
         self._store = store
         self._lifetime_s = lifetime_s
         self._key = key
         self._holders = holders
 
     def get(self, key: str) -> Remembered | None:
-        """Return what a request meant; an entry from the future counts as old where clocks are
-        compared.
+        """Return what a request was resolved to.
+
+        If the volume's clock is unknown, an entry from the future counts as old.
         """
         value = read_json(self._store.request(key), _LARGEST)
         if value is None:
@@ -111,17 +112,17 @@ class StoredMemo:
         return Remembered(digest=entry.digest, age_s=max(age, 0.0), fresh=fresh)
 
     def _age(self, key: str, resolved: float | None) -> float:
-        """Seconds; less than 0 for an entry from the future, or of no known age."""
+        """Return an entry's age in seconds; negative if it is from the future or unknown."""
         told = -1.0 if resolved is None else time.time() - resolved
         if self._holders is None:
             return told
-        # Clocks of pods differ, but the volume has one clock. Any process may set its time stamps,
-        # though.
+        # The clocks of pods differ, but the volume has one clock. However, any process may change
+        # the time stamps there.
         stamped = self._holders.age_of(self._store.request(key))
         return max(told, stamped) if self._key else stamped
 
     def put(self, key: str, digest: str, requirements: tuple[str, ...]) -> None:
-        """Remember for all pods; the requirements are there for people to read."""
+        """Remember for all pods; the requirements are only for people who read the file."""
         value = {"digest": digest, "resolved": time.time(), "requirements": list(requirements)}
         mac = sign({**value, "request": key}, self._key)
         write_json(self._store.request(key), {**value, "mac": mac})

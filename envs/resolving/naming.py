@@ -1,11 +1,11 @@
-"""Finds out what a repository, an archive or a directory without a name calls itself.
+"""Finds the name of a repository, an archive or a directory that is given without one.
 
     git+https://host/x.git@main  --uv pip compile --no-deps-->  name @ git+https://...@<commit>
 
 Names are found before anything is planned: they decide which packages of the base are replaced,
 what is checked after the build, and which content belongs to which line. The commit that uv chose
-stays in the line, so a branch that moves meanwhile gives one environment, and the digest describes
-what is installed.
+stays in the line: if the branch moves meanwhile, the environment is still the same, and the digest
+describes what is installed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Naming"]
 
 
 class Naming:
-    """Asks uv for names; `folder` is a scratch directory of the caller's."""
+    """Asks uv for names; `folder` is a scratch directory that the caller owns."""
 
     def __init__(
         self,
@@ -47,8 +47,9 @@ class Naming:
         self._progress = progress
 
     async def complete(self, spec: NormalSpec) -> NormalSpec:
-        """Return the requirements with a name on every line, without lines whose marker does not
-        hold here.
+        """Return the requirements with a name on every line.
+
+        Lines whose marker does not apply here are left out.
         """
         if not spec.nameless:
             return spec
@@ -79,7 +80,8 @@ class Naming:
                 requirement=failure.requirement or scrubbed(reference.where)
             ) from None
         told = _read(text, reference.where)
-        # Files on this machine are identified by their content; a repository, by uv's commit.
+        # Files on this machine are identified by their content; a repository by the commit that uv
+        # chose.
         where = reference.where if reference.content else told.url or reference.where
         return replace(
             reference, name=canonicalize_name(told.name), where=where, marker=""

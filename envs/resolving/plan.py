@@ -1,6 +1,6 @@
 """Decides what will be built, and why: the pure half of resolving.
 
-    lock of uv (text) --parse_lock--> Locked ...
+    uv's lock (text) --parse_lock--> Locked ...
     constrained lock + free lock + base --decide--> Plan (mode, lines, decisions)
 
 No function here runs a command or reads a file, so tables test every rule.
@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locked:
-    """One package of a lock; a direct reference has no version here."""
+    """One package of a lock; a direct reference has no version."""
 
     name: str
     line: str
@@ -47,7 +47,7 @@ class Locked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A planned environment: `lines` is exactly what gets installed."""
+    """A planned environment: `lines` is exactly what is installed."""
 
     mode: Where
     lines: tuple[str, ...]
@@ -61,16 +61,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guess:
-    """The input of an installer that uses only its cache, while the plan is made."""
+    """What to install from the cache alone, while the plan is being made."""
 
     lines: tuple[str, ...]
-    #: Names that the base brings.
+    #: Names of packages that the base provides.
     left_out: tuple[str, ...]
     layered: bool
 
 
 def parse_lock(text: str) -> tuple[Locked, ...]:
-    """Read uv's lines: `name==1.0  # via x` or `name @ url  # via y`."""
+    """Parse uv's lines: `name==1.0  # via x` or `name @ url  # via y`."""
     rows = (line.strip() for line in text.splitlines())
     return tuple(_locked(row) for row in rows if row and not row.startswith(("#", "-")))
 
@@ -100,13 +100,13 @@ def _via(comment: str) -> str:
 
 
 def local_names(lines: Iterable[str]) -> tuple[str, ...]:
-    """Packages of a lock that lie on this machine, as a file or a directory."""
+    """Return packages of a lock that are files or directories on this machine."""
     found = (Requirement(line) for line in lines if " @ file:" in line)
     return tuple(canonicalize_name(requirement.name) for requirement in found)
 
 
 def from_base(spec: NormalSpec, base: BaseFacts) -> Plan | None:
-    """Return the base itself if it satisfies the request; else None."""
+    """Return the plan to use the base itself if it satisfies the request; else None."""
     if any(item.direct for item in spec.requirements):
         return None
     pending = [Requirement(line) for line in spec.lines]
@@ -142,7 +142,7 @@ def _satisfied(requirement: Requirement, base: BaseFacts) -> bool:
 
 
 def _of_extras(requirement: Requirement, base: BaseFacts) -> Iterable[Requirement]:
-    """Return what a package's extras add; its plain dependencies concern only the base."""
+    """Yield what a package's extras add; its plain dependencies concern only the base."""
     for text in base.packages[canonicalize_name(requirement.name)].requires:
         needed = Requirement(text)
         if not requirement.extras or needed.marker is None or base.applies(needed):
@@ -153,7 +153,7 @@ def _of_extras(requirement: Requirement, base: BaseFacts) -> Iterable[Requiremen
 
 
 def clash(spec: NormalSpec, base: BaseFacts) -> str:
-    """Why the base is out of the question, where the lines alone tell; empty if they do not."""
+    """Return why the request's own lines exclude the base; empty if they do not."""
     for item in spec.requirements:
         package = base.packages.get(item.name)
         if package is None or item.direct:
@@ -167,7 +167,7 @@ def clash(spec: NormalSpec, base: BaseFacts) -> str:
 
 
 def open_lines(spec: NormalSpec, base: BaseFacts) -> tuple[str, ...]:
-    """Lines whose version is uv's choice: neither the base's, nor pinned, nor a file's."""
+    """Return lines whose version uv chooses: not the base's, not pinned, not a reference."""
     return tuple(
         item.line
         for item in spec.requirements
@@ -183,10 +183,10 @@ def _pinned(line: str) -> bool:
 def fallen_behind(
     constrained: Iterable[Locked], free: Iterable[Locked], spec: NormalSpec, base: BaseFacts
 ) -> str:
-    """Why the base's versions hold a directly named package back too far; empty if they do not.
+    """Return why the base's versions hold a named package back too far; empty if they do not.
 
-    A named package that the base itself has is meant to come from there, whatever
-    is newer elsewhere: only what would be installed is judged.
+    A named package that the base itself has is meant to come from the base, whatever is newer
+    elsewhere: only packages that would be installed are judged.
     """
     newest = {locked.name: locked.version for locked in free}
     for locked in constrained:
@@ -221,7 +221,7 @@ def decide(
 
 
 def isolated(free: tuple[Locked, ...], reason: str, asked: Collection[str]) -> Plan:
-    """Everything installed, nothing of the base seen; ``asked``: the names in the request."""
+    """Return a plan that installs everything and ignores the base; ``asked``: requested names."""
     decisions = tuple(
         Decision(
             name=item.name,

@@ -1,7 +1,7 @@
-"""Tell, as one JSON object on stdout, what an interpreter is and which packages it has.
+"""Writes to stdout, as one JSON object, what an interpreter is and which packages it has.
 
-The interpreter in question runs this file as a script: `python -I probe.py`. It uses only the
-standard library, works on any Python from 3.8 on, and imports nothing of flashpool.
+The interpreter in question runs this file as a script: `python -I probe.py`. The script uses only
+the standard library, works on any Python from 3.8 on, and imports nothing of flashpool.
 `base_interpreter.py` reads its output.
 """
 
@@ -15,7 +15,7 @@ import sysconfig
 
 
 def site_dirs() -> list[str]:
-    """Directories on the path that hold installed packages."""
+    """Return the directories on the path that contain installed packages."""
     names = ("site-packages", "dist-packages")
     return [
         entry for entry in sys.path if os.path.basename(entry) in names and os.path.isdir(entry)
@@ -23,7 +23,7 @@ def site_dirs() -> list[str]:
 
 
 def metadata_of(path: str) -> dict[str, object]:
-    """Read the headers of one METADATA file that matter to a resolver."""
+    """Return the headers of a METADATA file that matter to a resolver."""
     from email.parser import HeaderParser
 
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -37,7 +37,7 @@ def metadata_of(path: str) -> dict[str, object]:
 
 
 def packages() -> list[dict[str, object]]:
-    """Every installed distribution; the first on the path wins, as it does for imports."""
+    """Return every installed distribution; the first on the path wins, as for imports."""
     found: dict[str, dict[str, object]] = {}
     for folder in site_dirs():
         for entry in sorted(os.listdir(folder)):
@@ -79,7 +79,7 @@ def commands() -> dict[str, str]:
 
 
 def markers() -> dict[str, str]:
-    """The environment markers of PEP 508, as this interpreter has them."""
+    """Return the environment markers of PEP 508 for this interpreter."""
     implementation = sys.implementation
     version = implementation.version
     return {

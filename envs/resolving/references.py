@@ -1,15 +1,15 @@
 """Direct references: requirements that name the location of a package instead of a version.
 
-    name @ https://...   url      as it stands
-    name @ git+...       vcs      as it stands; uv's lock keeps the commit
-    name @ file://...    local    by its content: a file that changed is another package
+    name @ https://...   url      by the URL
+    name @ git+...       vcs      by the URL; uv's lock keeps the commit
+    name @ file://...    local    by content: a file that has changed is another package
     name @ /path         local    likewise
 
-Each may come without its name: `git+https://...#egg=x`, `/path/to/a.whl`, `https://.../a.tar.gz`.
-A wheel's file name tells the name. The others have none until uv has looked (`naming.py`).
+Each may come without a name: `git+https://...#egg=x`, `/path/to/a.whl`, `https://.../a.tar.gz`. A
+wheel's name is in its file name. uv must look at the others to find their names (`naming.py`).
 
 Each kind must be allowed. Local references are read, and a client may name any path of this
-machine: only regular files count, in bounded numbers.
+machine: only regular files are read, in limited numbers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
     "reference_of",
 ]
 
-#: A directory larger than this is not hashed as a local requirement.
+#: A directory with more files or bytes is not accepted as a local requirement.
 MAX_LOCAL_FILES: Final = 20_000
 MAX_LOCAL_BYTES: Final = 4 << 30
 _BLOCK: Final = 1 << 20
@@ -65,7 +65,7 @@ _BUILT: Final = ".egg-info"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A direct reference in its parts; without a name where only uv can tell it."""
+    """The parts of a direct reference; the name is empty if only uv can find it."""
 
     where: str
     name: str = ""
@@ -75,8 +75,9 @@ class Reference:
     content: str = ""
 
     def normal(self) -> NormalRequirement:
-        """Return the reference as a requirement; without a name, the line with which uv is asked
-        for the name.
+        """Return the reference as a requirement.
+
+        Without a name, `line` is what uv is asked for the name of.
         """
         return NormalRequirement(
             name=self.name,
@@ -93,7 +94,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormalRequirement:
-    """One requirement: `line` is what uv reads, `identity` what the key hashes."""
+    """A requirement: `line` is what uv reads, `identity` is what the request key hashes."""
 
     name: str
     line: str
@@ -104,7 +105,7 @@ class NormalRequirement:
 
 
 def bare_reference(text: str) -> Reference | None:
-    """The parts of a URL or path without a name before it; None for any other text."""
+    """Return the parts of a URL or path without a name before it; None for other text."""
     if _BARE.match(text) is None and not (text.endswith(".whl") and "@" not in text):
         return None
     where, _, marker = _split_marker(text)
@@ -114,7 +115,7 @@ def bare_reference(text: str) -> Reference | None:
 
 
 def _split_marker(text: str) -> tuple[str, str, str]:
-    """Split at the first semicolon beside a space: a URL may contain others."""
+    """Split at the first semicolon next to a space: a URL may contain other semicolons."""
     found = _SEMICOLON.search(text)
     if found is None:
         return text, "", ""
@@ -134,7 +135,7 @@ def _extras(text: str) -> tuple[str, ...]:
 
 
 def reference_of(requirement: Requirement) -> Reference:
-    """The parts of `name[extras] @ where ; marker`."""
+    """Return the parts of `name[extras] @ where ; marker`."""
     return Reference(
         where=requirement.url or "",
         name=canonicalize_name(requirement.name),
@@ -144,7 +145,7 @@ def reference_of(requirement: Requirement) -> Reference:
 
 
 def direct(reference: Reference, raw: str, references: frozenset[str]) -> NormalRequirement:
-    """The normal form of a direct reference."""
+    """Return the normal form of a direct reference."""
     try:
         if _LOCAL.match(reference.where) or not _SCHEME.match(reference.where):
             return _local(reference, raw, references)
@@ -160,14 +161,14 @@ def direct(reference: Reference, raw: str, references: frozenset[str]) -> Normal
 
 
 def _as_git(where: str) -> str:
-    """`https://host/x.git` is a repository, as uv takes it; to pip it is nothing."""
+    """Return `git+https://host/x.git` for `https://host/x.git`, which pip does not accept."""
     parts = urlsplit(where)
     plain = parts.scheme in _URL_SCHEMES and _DOT_GIT.search(parts.path)
     return f"git+{where}" if plain else where
 
 
 def _without_egg(reference: Reference) -> Reference:
-    """Drop `#egg=name`, which uv does not rely on: the two spellings are one environment."""
+    """Remove `#egg=name`, which uv does not need: both spellings are one environment."""
     where, _, fragment = reference.where.partition("#")
     parts = fragment.split("&") if fragment else []
     kept = "&".join(part for part in parts if not part.startswith("egg="))
@@ -185,7 +186,7 @@ def _name_in_url(url: str) -> str:
     try:
         return parse_wheel_filename(name)[0] if name.endswith(".whl") else ""
     except InvalidWheelFilename:
-        return ""  # uv says what is wrong with it
+        return ""  # uv reports what is wrong with the name
 
 
 def _kind(url: str, raw: str) -> str:
@@ -231,11 +232,11 @@ def _local(reference: Reference, raw: str, references: frozenset[str]) -> Normal
 
 
 def _path(text: str) -> Path | None:
-    """The whole path that a text means, if it means one."""
+    """Return the absolute path that a text means; None if it means none."""
     plain = unquote(urlsplit(text).path) if text.startswith("file:") else text
     try:
         path = Path(plain).expanduser()
-    except RuntimeError:  # `~` of nobody
+    except RuntimeError:  # `~` of an unknown user
         return None
     return path if path.is_absolute() and "\0" not in plain else None
 
@@ -255,9 +256,9 @@ def _local_name(path: Path, raw: str) -> str:
 
 
 def content_hash(path: Path, raw: str) -> str:
-    """The hash of what a file or directory holds; blocks."""
+    """Return the hash of the content of a file or directory; blocking."""
     try:
-        # Listed to the end before any is read: some directories (/proc) are best left alone.
+        # List all files before any is read: some directories (/proc) must not be read.
         files = list(_files(path, raw))
         rows = [(file.relative_to(path).as_posix(), _hash_file(file, raw)) for file in files]
     except OSError as error:
@@ -266,7 +267,7 @@ def content_hash(path: Path, raw: str) -> str:
             requirement=raw,
             advice="the path is one on the server: is the file there, and may the server read it?",
         ) from None
-    # The one row of a file has the name ".": what it is called does not count.
+    # For a single file, the name in its row is ".": its own name does not count.
     text = "".join(f"{name}\0{inner}\n" for name, inner in sorted(rows))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -292,7 +293,7 @@ def _too_much(raw: str, what: str) -> SpecRefused:
 
 
 def _files(path: Path, raw: str) -> Iterator[Path]:
-    """Regular files only: a device has no end, and a pipe no beginning."""
+    """Yield regular files only: reading a device never ends, and a pipe blocks."""
     if not path.is_dir():
         if not stat.S_ISREG(path.stat().st_mode):
             raise SpecRefused(
@@ -312,7 +313,8 @@ def _files(path: Path, raw: str) -> Iterator[Path]:
 
 
 def _skipped(name: str, *, top: bool) -> bool:
-    """Return whether a directory is not source; a package may have a `build` of its own further
-    down.
+    """Return whether a directory is not source.
+
+    A package may have a `build` directory of its own further down.
     """
     return name in _SKIPPED_DIRS or name.endswith(_BUILT) or (top and name == "build")

@@ -1,14 +1,14 @@
-"""Requirements to plan: two resolutions, side by side.
+"""From requirements to a plan: two resolutions in parallel.
 
     constrained   the user's lines + runtime pins, base versions as constraints and stubs
     newest        the lines that may fall behind, alone, without their dependencies
-    free          all lines, without the base: asked for when those two do not agree
-    plan.decide   layer if the first worked and holds nothing back, else isolated
+    free          all lines, without the base: needed if the first two do not agree
+    plan.decide   layer if the first worked and holds nothing back, otherwise isolated
 
-No version of a named package is newer than the one that it has alone. So a constrained lock that is
-as new as `newest` is as new as any free one. The free resolution, which takes as long as all others
-together, is needed only for conflicts; and for `explain`, which reports the alternatives of every
-package.
+No version of a named package is newer than the version that it has alone. So a constrained lock
+that is as new as `newest` is as new as any free lock. The free resolution, which takes as long as
+all others together, is needed only for conflicts; and for `explain`, which reports the alternatives
+of every package.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ __all__ = ["Question", "Resolver"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One spec on one base; `folder` is a scratch directory of the caller's."""
+    """One spec on one base; `folder` is a scratch directory that the caller owns."""
 
     spec: NormalSpec
     base: BaseFacts
     folder: Path
     refresh: bool = False
-    #: Compare every package with a resolution that is free of the base.
+    #: Whether to compare every package with a resolution that is free of the base.
     thorough: bool = False
     progress: Progress | None = None
 
     async def write(self, name: str, lines: Iterable[str]) -> Path:
-        """Requirements as a file, the only way they reach uv."""
+        """Write requirements to a file, which is the only way in which they reach uv."""
         path = self.folder / name
         text = "".join(f"{line}\n" for line in lines)
         await run_in_thread_shielded(path.write_text, text)
         return path
 
     async def constraints(self) -> tuple[Path, ...]:
-        """Write the constraints that brought packages impose, if there are any; return the file."""
+        """Write the constraints of brought packages, if there are any; return the file."""
         brought = self.spec.brought
         return (await self.write("brought.txt", (one.line for one in brought)),) if brought else ()
 
@@ -79,12 +79,12 @@ class Resolver:
     pins: tuple[str, ...]
 
     async def prepare(self, base: BaseFacts) -> None:
-        """Write the base's stubs before anybody asks."""
+        """Write the base's stubs before the first request."""
         if base.packages:
             await self.stubs.of(base, without=_unbound(self.pins, base))
 
     async def named(self, question: Question) -> NormalSpec:
-        """The question's spec, with the names that only uv can find out."""
+        """Return the question's spec, with the names that only uv can find."""
         naming = Naming(
             self.uv,
             question.base,
@@ -95,9 +95,7 @@ class Resolver:
         return await naming.complete(question.spec)
 
     def guess(self, spec: NormalSpec, base: BaseFacts) -> Guess | None:
-        """Return what to begin with before there is a plan; None if a guess would
-        hardly be right.
-        """
+        """Return what to install before there is a plan; None if a guess is hopeless."""
         if spec.brought or any(item.direct for item in spec.requirements):
             return None
         pins = self._pins(spec)
@@ -110,7 +108,7 @@ class Resolver:
         return tuple(pin for pin in self.pins if _name(pin) not in there)
 
     async def plan(self, question: Question) -> Plan:
-        """Decide what to build, or raise what stands in the way."""
+        """Decide what to build, or raise the failure."""
         spec = question.spec
         pins = self._pins(spec)
         try:
@@ -127,8 +125,9 @@ class Resolver:
             raise _naming(failure, spec) from None
 
     async def resolves(self, question: Question, version: str, package: str) -> bool:
-        """Return whether the request resolves on another Python, with a wheel of `package` if it is
-        named.
+        """Return whether the request resolves on another Python.
+
+        If `package` is given, it must have a wheel there.
         """
         wanted = await question.write("elsewhere.in", question.spec.lines)
         try:
@@ -186,7 +185,7 @@ class Resolver:
         return _to_install(text, question.spec)
 
     async def _compared(self, question: Question, wanted: Path) -> tuple[Locked, ...]:
-        """Return the lock to compare the constrained lock with; empty if no line leaves a choice."""
+        """Return the lock to compare the constrained lock with; empty if every line is fixed."""
         if question.thorough:
             return await self._free(question, wanted)
         lines = open_lines(question.spec, question.base)
@@ -210,7 +209,7 @@ def _to_install(text: str, spec: NormalSpec) -> tuple[Locked, ...]:
 
 
 def _warnings(progress: Progress | None) -> Progress | None:
-    """Pass on what uv warns of, such as an extra that a package does not have."""
+    """Pass on uv's warnings, for example about an extra that a package does not have."""
     if progress is None:
         return None
     return lambda line: progress(unmarked(line)) if line.startswith("warning: ") else None
@@ -221,7 +220,7 @@ def _name(pin: str) -> str:
 
 
 def _unbound(pins: tuple[str, ...], base: BaseFacts) -> set[str]:
-    """Runtime packages that the base has in another version: the layer's copy wins."""
+    """Return runtime packages that the base has in another version: the layer's copy wins."""
     requirements = [Requirement(pin) for pin in pins]
     return {
         name
@@ -236,7 +235,7 @@ _Outcome = _Lock | ResolutionFailed
 
 
 async def _outcome(resolving: Awaitable[_Lock]) -> _Outcome:
-    """Return a failed resolution as an answer; raise any other error."""
+    """Return a failed resolution as a value; raise any other error."""
     try:
         return await resolving
     except ResolutionFailed as failure:
@@ -246,7 +245,7 @@ async def _outcome(resolving: Awaitable[_Lock]) -> _Outcome:
 async def _both(
     constrained: Awaitable[_Lock], other: Awaitable[_Lock]
 ) -> tuple[_Outcome, _Outcome]:
-    """Run both at once, wait for both; leave nothing running, however it ends.
+    """Run both at once and wait for both; leave nothing running, even if one raises.
 
     There is no short cut if the constrained lock contains nothing of the base: uv may have chosen a
     version so old that it did not need the base's package yet.
@@ -292,7 +291,7 @@ def _naming(failure: ResolutionFailed, spec: NormalSpec) -> EnvironmentFailure:
     )
     words = failure.words
     if spec.brought:
-        # uv takes them for wishes, too.
+        # uv treats constraints of brought packages like requirements in its message.
         words += f"\npackages that are brought along: {', '.join(one.line for one in spec.brought)}"
         advice = "bring versions of these packages that go with what is asked for beside them"
     return failure.but(requirement=", ".join(named[:3]), words=words, advice=advice)

@@ -2,9 +2,9 @@
 
     Spec (raw strings of a request) --normalise--> NormalSpec --> request key (digest.py)
 
-Case, extras, order, spaces and duplicates do not matter. Whatever could be read
-by uv as an option or a file of requirements is refused here, with the reason:
-a requirement line is data, never a command line.
+Case, extras, order, spaces and duplicates do not matter. Anything that uv could read as an option
+or a file of requirements is refused here, with the reason: a requirement line is data, never a
+command line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 #: The oldest version that the worker's own modules support.
 OLDEST_PYTHON: Final = (3, 10)
-#: Versions that may be advised to a request that fails on one of them.
+#: Versions that may be recommended for a request that fails on another one.
 PYTHONS: Final = ("3.10", "3.11", "3.12", "3.13")
 MAX_REQUIREMENTS: Final = 500
 MAX_BROUGHT: Final = 5000
@@ -44,7 +44,7 @@ MAX_REQUIREMENT_CHARS: Final = 2000
 
 _PYTHON: Final = re.compile(r"3\.\d{1,2}(\.\d{1,3})?")
 _SYSTEM_PACKAGE: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?")
-#: As in pip and uv: a `#` after a space begins a comment, one in a URL does not.
+#: As in pip and uv: a `#` after a space begins a comment, and a `#` in a URL does not.
 _COMMENT: Final = re.compile(r"[ \t]+#.*$")
 #: An item that is only a comment is ignored, as in a file of requirements.
 _COMMENT_LINE: Final = re.compile(r"[ \t]*#.*\n?")
@@ -64,7 +64,7 @@ class Spec:
     #: ``name==version`` of packages that the client brings in a folder, which is searched before
     #: the environment: other packages must be compatible with them, and they are not installed.
     brought: tuple[str, ...] = ()
-    #: Skip the memo and resolve again.
+    #: Whether to skip the memo and resolve again.
     refresh: bool = False
 
 
@@ -87,13 +87,13 @@ class NormalSpec:
 
     @property
     def nameless(self) -> tuple[NormalRequirement, ...]:
-        """Return the requirements whose names uv must find out."""
+        """The requirements whose names uv must find."""
         return tuple(item for item in self.requirements if item.nameless is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brought:
-    """A package that exists already, beside the environment."""
+    """A package that the client brings in a folder."""
 
     name: str
     version: Version
@@ -142,7 +142,7 @@ def _brought(lines: tuple[str, ...]) -> tuple[Brought, ...]:
 
 
 def is_python_version(text: str) -> bool:
-    """Return whether a text is a version of Python 3, with or without its patch release."""
+    """Return whether a text is a version of Python 3, with or without a patch release."""
     return _PYTHON.fullmatch(text) is not None
 
 
@@ -248,7 +248,7 @@ def _indexed(requirement: Requirement) -> NormalRequirement:
 
 
 def _merge(parsed: list[NormalRequirement]) -> Iterable[NormalRequirement]:
-    """Join plain requirements on one name; keep marked and direct ones as they are."""
+    """Merge plain requirements of one name; keep direct ones, and markers apart."""
     joined: dict[tuple[str, str], Requirement] = {}
     kept: dict[str, NormalRequirement] = {}
     for item in parsed:

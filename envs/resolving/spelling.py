@@ -1,7 +1,7 @@
-"""Advice for text that is not a requirement: what its author meant, and how to write that.
+"""Advice for text that is not a requirement: what the author meant, and how to write it.
 
-Pure: from the text to one sentence of advice, or none. Nothing is corrected silently: only its
-author knows what a requirement means.
+Pure: from a text to one sentence of advice, or none. Nothing is corrected silently: only the author
+knows what a requirement means.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _OPTIONS_ADVICE: Final = "give package requirements only; index settings belong 
 
 
 def option_advice(text: str) -> str:
-    """Return what to write in place of an option."""
+    """Return what to write instead of an option."""
     for options, advice in _OPTIONS:
         for option in options:
             rest = text[len(option) :]

@@ -3,17 +3,17 @@
     @carried_out                                  here                          the stand-in
     def status(path): ...     status(path) --(function, arguments)--> stdin --> calls it
                                            <--(result | exception, log)-- stdout --'
-    sending, receiving        the same, with a stream of bytes one way or the other
+    sending, receiving        the same, with a stream of bytes in one direction
 
-A thread that waits for a file system in user space cannot be ended, and neither can its process:
-until the volume answers, the server would not exit. A process that starts another while it has a
+A thread that waits for a file system in user space cannot be stopped, and neither can its process:
+the server could not exit until the volume answers. A process that starts another one while it has a
 file of such a volume open waits for the volume, too. So this process neither opens nor reads
-anything there. A function that is `carried_out` takes paths, or objects with one; if any of these
-paths is on such a volume (`keep_apart`), a stand-in process calls the function, and the thread here
-waits for a pipe.
+anything there. A function that is `carried_out` takes paths, or objects with a path; if any of
+these paths is on such a volume (`keep_apart`), a stand-in process calls the function, and the
+thread here waits for a pipe.
 
-A stand-in serves one thread at a time. A few idle ones are kept. All of them exit when their stdin
-ends, which happens when this process dies; those that hang exit when the volume answers.
+A stand-in serves one thread at a time. A few idle ones are kept. Stand-ins exit when their stdin
+ends, for example when this process dies; those that hang exit when the volume answers.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-#: In front of each message.
+#: The length in front of each message.
 LENGTH: Final = struct.Struct("<Q")
-#: Stand-ins that wait for something to do; each takes some 14 MB.
+#: Most idle stand-ins that are kept; each takes about 14 MB.
 _IDLE: Final = 2
 _BLOCK: Final = 1 << 20
 #: How long a stand-in may take to exit, unless it hangs.
@@ -67,13 +67,13 @@ _idle: list[_StandIn] = []
 
 def keep_apart(root: Path) -> None:
     """Access this directory, and everything below it, only through stand-ins from now on."""
-    global _roots  # noqa: PLW0603 - one set for the process, as are its threads
+    global _roots  # noqa: PLW0603 - one set for the process, like its threads
     with _lock:
         _roots |= {str(root)}
 
 
 def is_apart(path: Path) -> bool:
-    """Return whether another process must access a path."""
+    """Return whether a path must be accessed by another process."""
     text = str(path)
     return any(text == root or text.startswith(f"{root}/") for root in _roots)
 
@@ -104,7 +104,7 @@ def _lies_apart(argument: object) -> bool:
 
 @contextmanager
 def receiving(function: Callable[..., Iterator[bytes]], *args: object) -> Iterator[IO[bytes]]:
-    """A stream of what a generator yields in a stand-in; its first item says that all is well."""
+    """Stream what a generator yields in a stand-in; its first item only reports success."""
     with _borrowed() as stand_in:
         stand_in.ask(function, args, {})
         stand_in.item()
@@ -113,7 +113,7 @@ def receiving(function: Callable[..., Iterator[bytes]], *args: object) -> Iterat
 
 @contextmanager
 def sending(function: Callable[[Path, Iterable[bytes]], None], path: Path) -> Iterator[IO[bytes]]:
-    """A stream into a function that takes pieces in a stand-in; all of them by the block's end."""
+    """Stream into a function in a stand-in; the function has returned at the block's end."""
     with _borrowed() as stand_in:
         stand_in.ask(function, (path,), {}, pieces=True)
         yield cast("IO[bytes]", _Pieces(stand_in))
@@ -133,14 +133,15 @@ class _StandIn:
             stderr=subprocess.DEVNULL,
             env={"LC_ALL": "C.UTF-8"},
             cwd="/",
-            # No lock of a stream is held while this waits: an exit would wait for that.
+            # Unbuffered: a buffered stream holds a lock while it waits, and an exit would wait for
+            # the lock.
             bufsize=0,
             start_new_session=True,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin, self._process.stdout
-        #: Whether the stand-in waits for a request, and not for the rest of one.
+        #: Whether the stand-in waits for a request, and not for the rest of a request.
         self.idle = True
 
     def __repr__(self) -> str:
@@ -158,7 +159,7 @@ class _StandIn:
         self.send(pickle.dumps((function, args, named, pieces)))
 
     def send(self, message: bytes | memoryview) -> None:
-        """A question, or one more piece; an empty one is the last."""
+        """Send a request, or one more piece; an empty piece is the last."""
         try:
             for part in (LENGTH.pack(len(message)), message):
                 rest = memoryview(part)
@@ -168,7 +169,7 @@ class _StandIn:
             raise self._gone() from error
 
     def item(self) -> bytes | None:
-        """The next item of a generator; None at its end."""
+        """Return the next item of a generator; None at its end."""
         kind, value = self._next()
         return value if kind == "item" else None
 
@@ -215,13 +216,13 @@ class _StandIn:
             try:
                 pipe.close()
             except OSError:
-                pass  # what it had not read
+                pass  # it had not read everything
         try:
             self._process.wait(_EXIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             _log.info("process %d waits for a volume that hangs", self._process.pid)
-            self._process.returncode = -9  # nobody waits for it
+            self._process.returncode = -9  # keeps `subprocess` from waiting for it
 
 
 class _Items(io.RawIOBase):

@@ -2,8 +2,8 @@
 
 Each message has its length in front.
 
-    stdin    (function, arguments, named, whether pieces follow), then the pieces, the last one empty
-    stdout   ("item", bytes, log), for each of a generator; then
+    stdin    (function, arguments, named, whether pieces follow), then the pieces, the last empty
+    stdout   ("item", bytes, log) for each item of a generator; then
              ("result", value, log) or ("error", exception, log)
 """
 
@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 
 class _Kept(logging.Handler):
-    """Keeps log records for the process that has a log."""
+    """Keeps log records for the other process, which has the log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _Kept(logging.Handler):
 
 
 class _Answers:
-    """The other process, as this one sees it."""
+    """Sends answers to the other process."""
 
     def __init__(self, to: IO[bytes], log: _Kept) -> None:
         self._to = to
@@ -48,7 +48,7 @@ class _Answers:
     def give(self, kind: str, value: object) -> None:
         try:
             data = pickle.dumps((kind, value, self._log.taken()))
-        except Exception as error:  # noqa: BLE001 - whatever it is that cannot be pickled
+        except Exception as error:  # noqa: BLE001 - pickling may raise anything
             data = pickle.dumps(("error", OSError(f"{value!r} cannot be sent: {error}"), []))
         self._to.write(LENGTH.pack(len(data)) + data)
         self._to.flush()
@@ -56,11 +56,11 @@ class _Answers:
 
 def main() -> None:
     """Serve requests until stdin ends."""
-    # Requests may contain keys; calls of the same user must not read this process's memory.
+    # Requests may contain keys; other processes of this user must not read this process's memory.
     processes.set_dumpable(0)
     log = _Kept()
     logging.basicConfig(handlers=[log], level=logging.INFO, format="%(message)s")
-    # Text that code writes to descriptor 1 by mistake must not be taken for an answer.
+    # Text that code writes to descriptor 1 by mistake must not be read as an answer.
     questions, answers = sys.stdin.buffer, _Answers(os.fdopen(os.dup(1), "wb"), log)
     os.dup2(2, 1)
     try:
@@ -70,7 +70,7 @@ def main() -> None:
             _carry_out(answers, function, args, named, _pieces(questions) if pieces else None)
     except (EOFError, BrokenPipeError):
         pass
-    # Close nothing in order: open files may hang.
+    # Exit without cleaning up: closing open files may hang.
     os._exit(0)
 
 
@@ -89,12 +89,12 @@ def _carry_out(
             value = None
     except (BrokenPipeError, EOFError):
         raise
-    except Exception as error:  # noqa: BLE001 - who asked raises it
+    except Exception as error:  # noqa: BLE001 - raised in the other process
         answer = ("error", error)
     else:
         answer = ("result", value)
     for _ in pieces or ():
-        pass  # what is left of them
+        pass  # read pieces that the function left
     answers.give(*answer)
 
 

@@ -1,9 +1,9 @@
 """Claims between processes and pods: one build, however many request it.
 
     claims/<digest>        names the holder that builds
-    claims/<request key>   names the holder that has begun with it, before it knew the digest
+    claims/<request key>   names the holder that has begun a build before it knew the digest
 
-A claim only saves work. A process that finds the claim of a stalled holder moves it away and
+A claim only saves work. A process that finds the claim of a stalled holder moves the claim away and
 builds. If the old builder continues later, both finish, the first rename wins, and the other
 directory is deleted. Nothing depends on file locks, which are unreliable on network file systems.
 """
@@ -50,7 +50,7 @@ class Claims:
         return self._create(path)
 
     def owner(self, digest: str) -> str | None:
-        """Return the holder that builds, or None."""
+        """Return the holder that has the claim, or None."""
         folder, name = in_folder(self._store.claim(digest))
         try:
             owner = folder.link_of(name)
@@ -74,9 +74,10 @@ class Claims:
             remove_tree(self._store.claim(digest))
 
     def _create(self, path: Path) -> bool:
-        """A symbolic link has its content from the instant it exists: no empty claim is read.
+        """Create a claim as a symbolic link, which has its content from the start: none is read
+        empty.
 
-        File systems without links have no claims either; at worst an environment is built twice.
+        File systems without links have no claims; at worst an environment is built twice.
         """
         folder, name = in_folder(path)
         try:
@@ -88,7 +89,7 @@ class Claims:
         return True
 
     def _move_away(self, path: Path) -> None:
-        """Rename, so that of several who found it stale one alone removes it."""
+        """Rename a stale claim, so that of several processes that find it only one removes it."""
         grave = self._store.discard(path)
         if grave is not None:
             remove_tree(grave)
@@ -96,5 +97,5 @@ class Claims:
 
 @carried_out
 def _is_other(path: Path) -> bool:
-    """Return whether the file is not a claim that flashpool writes."""
+    """Return whether the file is something else than a claim that flashpool writes."""
     return os.path.lexists(path) and not path.is_symlink()

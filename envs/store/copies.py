@@ -19,16 +19,14 @@ __all__ = ["Copies"]
 
 
 class Copies:
-    """The copies that one process has seen, identified by the time at which their facts were
-    written.
-    """
+    """The copies that a process has seen, identified by when their facts were written."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._written: dict[str, int] = {}
 
     def is_the_same(self, digest: str) -> bool:
-        """Return whether an environment exists and is the copy that was seen last; blocking."""
+        """Return whether an environment exists and is the copy seen last; blocking."""
         written = _written(self._store.environment(digest) / FACTS)
         if written is None:
             self._written.pop(digest, None)
@@ -39,7 +37,7 @@ class Copies:
         return False
 
     def forget_all_but(self, digests: Collection[str]) -> None:
-        """Remember nothing of the others."""
+        """Forget all other environments."""
         for digest in self._written.keys() - set(digests):
             self._written.pop(digest, None)
 

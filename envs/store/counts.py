@@ -1,7 +1,7 @@
 """Counts builds, failures and evictions of one store since it was opened, and its environments.
 
-`add` is called in any thread. `look` reads the directory, and the facts of environments that are new:
-those do not change. It blocks, and is the heartbeat thread's.
+`add` may be called in any thread. `look` reads the directory, and the facts of new environments:
+facts do not change. It blocks, and belongs to the heartbeat thread.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Event = Literal["built", "failed", "evicted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """The figures, as they are at one moment."""
+    """The counts at one moment."""
 
-    #: None until the first count.
+    #: None before the first look.
     environments: int | None
     bytes: int | None
     builds: int
@@ -60,7 +60,7 @@ class StoreCounts:
 
     @property
     def tally(self) -> Tally:
-        """Return all counters; the disk is not asked."""
+        """Return all counts; does not access the disk."""
         seen = self._seen
         return Tally(
             environments=None if seen is None else len(seen),

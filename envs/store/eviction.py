@@ -1,11 +1,11 @@
-"""Make room: which environments go, and how.
+"""Makes room: which environments are evicted, and how.
 
     usage -> over a limit? -> least recently used first:
       retire here, announce, look for other pods' marks, set aside, look again, delete
 
-A leased environment, of any pod, never moves: the announcement (leases.py) meets
-its mark, and the next one is tried. uv's cache may share its files with
-the environments, so a file counts once however many names it has.
+An environment that any pod leases is not moved: the evictor announces its intent, sees the mark,
+and tries the next environment (lease_files.py). uv's cache may share its files with the
+environments, so a file counts once however many names it has.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-#: Age of leftovers: the two steps of a write are milliseconds apart, so no writer is active any
-#: more.
+#: Age from which leftovers are deleted: the two steps of a write are milliseconds apart, so no
+#: writer is active any more.
 _LEFT_S: Final = 3600.0
 
 
@@ -58,7 +58,7 @@ class StoreLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """One environment, as eviction sees it."""
+    """An environment, as eviction sees it."""
 
     digest: str
     bytes: int
@@ -79,10 +79,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evicted:
-    """The results of one round."""
+    """The results of one round of eviction."""
 
     digests: tuple[str, ...] = ()
-    #: Would have been evicted, were they not in use.
+    #: Environments that would have been evicted if they were not in use.
     wanted: tuple[str, ...] = ()
     cache_cleaned: bool = False
 
@@ -90,25 +90,23 @@ class Evicted:
 class DiskUse:
     """Counts bytes on disk, each file once however many names it has.
 
-    Others may be renaming while this looks: what moves from one root to another that is
-    added later is found, and found twice it counts once.
+    Other processes may rename files meanwhile: what moves to a root that is added later is found
+    there, and counts once even if it is found twice.
     """
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
 
     def add(self, root: Path) -> tuple[int, int]:
-        """Add the bytes below a root that were not counted before; also those without
-        another name.
-        """
+        """Add what is new below a root; return its bytes, and those of files with one name."""
         total = alone = 0
-        # A link leads to other users' files, perhaps to the whole machine.
+        # Links are not followed: they may lead to other users' files, or the whole machine.
         pending = [str(root)] if is_directory(root) else []
         while pending:
             try:
                 entries = list(os.scandir(pending.pop()))
             except OSError:
-                continue  # deleted under our feet
+                continue  # deleted meanwhile
             for entry in entries:
                 try:
                     status = entry.stat(follow_symlinks=False)
@@ -116,7 +114,8 @@ class DiskUse:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
-                # With the time, because numbers of deleted files are reused at once.
+                # The time is part of the key, because inode numbers of deleted files are reused at
+                # once.
                 key = hash((status.st_dev, status.st_ino, status.st_mtime_ns))
                 if key in self._seen:
                     continue
@@ -147,7 +146,7 @@ class Evictor:
         self._counts = counts or StoreCounts()
 
     def stored(self) -> list[Stored]:
-        """Every environment, least recently used first."""
+        """Return every environment, least recently used first."""
         rows = [
             Stored(
                 digest=digest, bytes=self._bytes(digest), last_used=self._marks.last_used(digest)
@@ -161,11 +160,11 @@ class Evictor:
         return facts.bytes if facts else 0
 
     def usage(self) -> Usage:
-        """Return the bytes in the store; zero if no limit needs them."""
+        """Return the bytes in the store; zero if no limit depends on them."""
         return Usage() if self.at_ease() else self.measure()
 
     def at_ease(self) -> bool:
-        """Return whether no limit is set or near, so that nothing must be counted."""
+        """Return whether no limit is set or near, so that bytes need not be counted."""
         return not self.limits.quota and self._free() >= self.limits.min_free * 2
 
     def measure(self) -> Usage:
@@ -173,9 +172,7 @@ class Evictor:
         return _usage(self._store)
 
     def over(self, usage: Usage, reserve: int = 0, *, without_cache: bool = False) -> bool:
-        """Return whether `reserve` more bytes exceed a limit: now, or after the cache
-        is cleaned.
-        """
+        """Return whether `reserve` more bytes exceed a limit, now or with a clean cache."""
         limits = self.limits
         total = usage.needed if without_cache else usage.total
         gain = usage.cache_only if without_cache else 0
@@ -184,7 +181,7 @@ class Evictor:
         return self._free() + gain < limits.min_free + (reserve if limits.min_free else 0)
 
     def is_over(self, reserve: int) -> bool:
-        """Whether a limit is passed with so many bytes more, as the store is now."""
+        """Return whether `reserve` more bytes exceed a limit in the store's present state."""
         return self.over(self.usage(), reserve)
 
     def reserve(self) -> int:
@@ -196,11 +193,12 @@ class Evictor:
         return min(3 * largest, self.limits.quota * 3 // 4)
 
     def evict(self, digest: str) -> bool:
-        """Delete one environment unless anybody uses it."""
+        """Delete an environment unless it is in use; return whether it was deleted."""
         if not self._table.retire(digest):
             return False
         target = self._store.environment(digest)
-        # Under our own name: in the trash anybody might delete it before it is put back.
+        # Under this holder's name: from the trash, any process might delete it before it is put
+        # back.
         aside = self._store.new_scratch(self._holders.me)
         moved = self._marks.may_evict(
             digest, lambda: _move(target, aside), lambda: _move(aside, target)
@@ -216,8 +214,8 @@ class Evictor:
     def run(self, *, reserve: int = 0, everything: bool = False) -> Evicted:
         """Run one round: evict until the limits can hold, or evict everything unused.
 
-        An environment's files remain in uv's cache, so the store is compared without files that
-        only the cache uses; cleaning the cache is the caller's last step.
+        An environment's files remain in uv's cache. So the limits are compared with the store
+        without files that only the cache uses; cleaning the cache is the caller's last step.
         """
         usage = self.usage()
         evicted: list[str] = []
@@ -234,16 +232,14 @@ class Evictor:
         return Evicted(digests=tuple(evicted), wanted=tuple(wanted))
 
     def evict_aged(self) -> list[str]:
-        """Evict environments that are unused for long, even if no build runs and no
-        limit is near.
-        """
+        """Evict environments unused for too long, even if no limit is near."""
         if not self.limits.max_age_s:
             return []
         aged = [digest for digest in self._store.digests() if self._aged(digest)]
         return [digest for digest in aged if self._evicted(digest)]
 
     def _evicted(self, digest: str) -> bool:
-        """Evict environments one by one; one that cannot be moved does not stop the others."""
+        """Evict an environment; return False if it cannot be moved, so that others are tried."""
         try:
             return self.evict(digest)
         except OSError as error:
@@ -275,17 +271,17 @@ def _move(source: Path, target: Path) -> None:
     try:
         move(source, target)
     except OSError as error:
-        # Another process deleted it; or, on the way back, another process has rebuilt it.
+        # Another process deleted it; or, when moving back, another process has rebuilt it.
         if not (error.errno == errno.ENOENT or is_directory(target)):
             raise
 
 
 def sweep(store: Store, holders: Liveness, *, trimmed: bool = False) -> list[str]:
-    """Clean up after the dead, and after what never came to be; blocking.
+    """Clean up after dead processes, and after unfinished writes; blocking.
 
     Return what could not be done, and raise nothing: an error on the volume stops neither the other
     steps nor a caller that needs the store. ``trimmed``: also trim folders that only grow, which
-    means a look at each of their files.
+    checks each of their files.
     """
     marks = Marks(store, holders)
     steps: dict[str, Callable[[], object]] = {
@@ -304,7 +300,7 @@ def sweep(store: Store, holders: Liveness, *, trimmed: bool = False) -> list[str
             step()
         except OSError as error:
             problems.append(f"{what}: {error}")
-        except Exception as error:  # noqa: BLE001 - a mistake of ours must not end what calls it
+        except Exception as error:  # noqa: BLE001 - a bug here must not stop the caller
             _log.exception("%s of %s cannot be cleaned up", what, store)
             problems.append(f"{what}: {type(error).__name__}: {error}")
     return problems
@@ -344,7 +340,7 @@ def evict_archives(store: Store, quota: int) -> list[str]:
     for _, size, digest in sorted(rows):
         if not quota or total <= quota:
             break
-        # The manifest first, because the archive does not exist without it.
+        # The manifest first, because an archive without a manifest does not exist.
         remove_tree(store.archive_manifest(digest))
         remove_tree(store.archive(digest))
         total -= size

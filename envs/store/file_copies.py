@@ -1,8 +1,8 @@
 """Chooses how an environment gets files of uv's cache: as clones, copies, or hard links.
 
 A hard link is a second name of the cache's own file. A process that writes to that file changes it
-for every environment that is built later. So links are used only for calls that cannot write to it:
-calls of a user who is neither root nor the cache's owner.
+for every environment that is built later. So links are used only if calls cannot write to it: calls
+of a user who is neither root nor the cache's owner.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ __all__ = ["LinkMode", "link_mode_for"]
 
 LinkMode = Literal["clone", "copy", "hardlink"]
 
-#: From linux/fs.h: share another file's blocks until either is written to.
+#: From linux/fs.h: share another file's blocks until either file is written to.
 _FICLONE: Final = 0x40049409
 
 
 @carried_out
 def link_mode_for(cache: Path) -> LinkMode:
-    """The cheapest way in which no call can write to what others are built from; blocking.
+    """Return the cheapest mode in which no call can write to files of the cache; blocking.
 
-    uv is not asked to find out: where it cannot clone, it makes hard links.
+    uv cannot be left to choose: where it cannot clone, it makes hard links.
     """
     if os.geteuid() not in (0, _owner(cache)):
         return "hardlink"
@@ -43,7 +43,7 @@ def _owner(cache: Path) -> int:
 
 
 def _can_clone(cache: Path) -> bool:
-    """Found by trying: it depends on the file system, and on how that was made."""
+    """Return whether the file system can clone; found by trying: mkfs options matter."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with (

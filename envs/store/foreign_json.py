@@ -1,4 +1,4 @@
-"""JSON that strangers may have written: an object whose numbers Python can compute with, or nothing."""
+"""Parses JSON objects that strangers may have written, and rejects unusable numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 __all__ = ["parse_object"]
 
-#: Digits of a number; a time or a size has 20 at most.
+#: Most digits of a number; a time or a size has 20 at most.
 _MOST_DIGITS: Final = 40
 
 
@@ -22,7 +22,7 @@ def parse_object(data: bytes) -> dict[str, Any] | None:
 
 
 def _integer(text: str) -> int:
-    # Quadratic in the number of digits, and no float for more than 308.
+    # Parsing is quadratic in the number of digits, and a float has at most 308 before the point.
     if len(text) > _MOST_DIGITS:
         raise ValueError("a number with too many digits")
     return int(text)

@@ -1,9 +1,9 @@
 """Trims folders on a volume that only grow: resolutions, and lists of imported modules.
 
-    requests/<key>.json, preloads/<digest>.json --count, age--> the ones written longest ago go
+    requests/<key>.json, preloads/<digest>.json --count, age--> delete those written longest ago
 
-Nobody needs an entry for long: a request is resolved again, imports are learned again. Ages are
-those of the file system's clock. Preloads of an environment that is there are kept.
+No entry is needed for long: a request is resolved again, and imports are learned again. Ages are
+measured with the file system's clock. Preloads of an existing environment are kept.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .volume_files import Folder
 __all__ = ["trim"]
 
 _ENTRY: Final = re.compile(rf"([0-9a-f]{{{ID_LENGTH}}})\.json")
-#: Entries of a kind. A look at them takes a second or so on a network's volume.
+#: Most entries of a kind. Checking so many takes about a second on a network volume.
 MOST_ENTRIES: Final = 4096
-#: An old entry of a request is worth something only while the index is out of reach.
+#: An old entry of a request is useful only while the index is out of reach.
 LONGEST_S: Final = 30 * 24 * 3600.0
 
 
@@ -41,7 +41,7 @@ def _trimmed(folder: Folder, holders: Liveness, kept: AbstractSet[str]) -> int:
         if number < too_many:
             gone += folder.remove(name)
         elif status.st_mtime_ns >= limit:
-            break  # this one and all that follow are younger
+            break  # all that follow are younger
         elif name.removesuffix(".json") not in kept:
             gone += folder.remove(name)
     return gone

@@ -2,13 +2,13 @@
 
     <root>/envs/<digest>/         a relocatable virtualenv, with flashpool.json in it
     <root>/archives/<digest>.*    archive mode: .tar.zst and its .json (written last)
-    <root>/requests/<key>.json    which digest a request meant, and when that was found
+    <root>/requests/<key>.json    the digest a request was resolved to, and when
     <root>/preloads/<digest>.json what calls imported
-    <root>/leases/<digest>/       one mark a holder; `used`, whose time orders eviction
+    <root>/leases/<digest>/       one mark for each holder; `used`, whose time orders eviction
     <root>/claims/<digest>        who is building; or <key>: who has begun
     <root>/holders/               heartbeats
-    <root>/scratch/<holder>.<n>/  unfinished work; nobody but its holder looks inside
-    <root>/trash/                 on its way out
+    <root>/scratch/<holder>.<n>/  unfinished work; only its holder looks inside
+    <root>/trash/                 about to be deleted
     <root>/cache/                 uv's, on the same file system so that files can be cloned
     <root>/debs/                  system packages
 
@@ -54,7 +54,7 @@ _FOLDERS: Final = (
     "envs", "requests", "preloads", "leases", "claims", "holders", "scratch", "trash"
 )  # fmt: skip
 _ARCHIVE: Final = ".tar.zst"
-#: Unpacked apps lie under the same root on local disk; no quota of environments counts them.
+#: Unpacked apps are under the same root on local disk; no quota of environments counts them.
 _APPS: Final = "apps"
 #: Characters of a digest or request key.
 ID_LENGTH: Final = 40
@@ -71,7 +71,7 @@ def is_hex_id(text: str) -> bool:
 
 
 class Store:
-    """Paths under one root, and the few moves that are atomic."""
+    """Paths under one root, and the few atomic moves."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -86,7 +86,7 @@ class Store:
 
     @carried_out
     def prepare(self) -> None:
-        """Make the directories, in place of links that lie there; blocking, as all of this class."""
+        """Make the directories, replacing links; blocking, like all methods of this class."""
         remove_link(self.root / "archives")
         remove_link(self.cache)
         for name in _FOLDERS:
@@ -122,27 +122,27 @@ class Store:
 
     @carried_out
     def claims(self) -> list[tuple[Path, str]]:
-        """Every claim, with its owner."""
+        """Return every claim, with its owner."""
         claims = Folder(self.root, "claims")
         owners = ((name, claims.link_of(name)) for name in claims.names())
         return [(claims.path / name, owner) for name, owner in owners if owner is not None]
 
     def digests(self) -> list[str]:
-        """Every published environment."""
+        """Return every published environment."""
         return sorted(name for name in names_in(self.root / "envs") if is_hex_id(name))
 
     def marked(self) -> list[str]:
-        """Every digest that anybody marked, published or not."""
+        """Return every digest with marks, published or not."""
         return sorted(name for name in names_in(self.root / "leases") if is_hex_id(name))
 
     def archived(self) -> list[str]:
-        """Every complete archive."""
+        """Return every complete archive."""
         names = names_in(self.root / "archives")
         stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return sorted(stem for stem in stems if is_hex_id(stem))
 
     def leavings(self) -> list[Path]:
-        """Return files of a writer that died between two steps, or is still writing."""
+        """Return unfinished files of a writer that died, or that is still writing."""
         archives = self.root / "archives"
         unfinished = [
             folder / name
@@ -158,22 +158,22 @@ class Store:
         ]
 
     def scratch_names(self) -> list[str]:
-        """Unfinished work of anybody's."""
+        """Return the names of all scratch directories, of any holder."""
         return names_in(self.scratch_root)
 
     def new_scratch(self, holder: str) -> Path:
-        """A path that no other process looks at; swept up when its holder dies."""
+        """Return a new path that no other process uses; it is deleted when its holder dies."""
         return self.scratch_root / f"{holder}.{secrets.token_hex(4)}"
 
     def make_scratch(self, holder: str) -> Path:
-        """A new directory that no other process looks into."""
+        """Make a new directory that no other process looks into."""
         path = self.new_scratch(holder)
         Folder(self.root, self.scratch_root.name).make_folder(path.name)
         return path
 
     @contextmanager
     def scratch(self, holder: str) -> Iterator[Path]:
-        """A directory of this holder's own; gone afterwards, whatever happened."""
+        """Provide a directory that only this holder uses, and delete it afterwards."""
         path = self.make_scratch(holder)
         try:
             yield path
@@ -184,8 +184,8 @@ class Store:
     def publish(self, complete: Path, target: Path, *, replace: bool = False) -> bool:
         """Rename into place; return False if another process was first, whose files stay.
 
-        With `replace` (the existing environment is damaged) the old one is moved to the trash
-        first. Processes that use it keep their open files, and find the same content under the same
+        With `replace` (the existing environment is damaged) the old one is first moved to the
+        trash. Processes that use it keep their open files, and find the same content under the same
         name a moment later, because the digest is equal.
         """
         if replace or (os.path.lexists(target) and not is_directory(target)):
@@ -199,9 +199,7 @@ class Store:
         return True
 
     def discard(self, path: Path) -> Path | None:
-        """Rename to the trash, so that no process finds it any longer. Return None if
-        it was gone.
-        """
+        """Rename to the trash, so that no process finds it any more; return None if it is gone."""
         grave = self.trash / f"{path.name}.{secrets.token_hex(4)}"
         try:
             move(path, grave)
@@ -211,14 +209,14 @@ class Store:
 
     @carried_out
     def empty_trash(self) -> int:
-        """Delete what was discarded; answers how many things."""
+        """Delete what was discarded; return how many entries."""
         trash = Folder(self.root, self.trash.name)
         return len([name for name in trash.names() if trash.remove(name)])
 
 
 @carried_out
 def remove_link(path: Path) -> None:
-    """Delete a link in a directory's place: what it leads to would be filled, or emptied."""
+    """Delete a link in a directory's place: its target would be filled or emptied otherwise."""
     if path.is_symlink():
         _log.warning("%s is a link: it is removed", path)
         path.unlink(missing_ok=True)
@@ -257,7 +255,7 @@ def names_in(folder: Path) -> list[str]:
 def remove_tree(path: Path) -> None:
     """Delete a file or a tree as far as possible; others may delete it at the same time.
 
-    The next process deletes what is left, for example after the volume was unavailable.
+    What is left, for example because the volume is unavailable, another process deletes later.
     """
     folder, name = in_folder(path)
     try:
@@ -267,13 +265,13 @@ def remove_tree(path: Path) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write atomically: readers see the old file or the new one."""
+    """Write atomically: readers see the old file or the new file."""
     folder, name = in_folder(path)
     folder.write(name, [json.dumps(value, sort_keys=True).encode()])
 
 
 def read_json(path: Path, most: int = MAX_OWN_FILE) -> dict[str, Any] | None:
-    """The object in a file; None when it is absent or not what we write."""
+    """Return the object in a file; None if the file is missing or was not written by us."""
     try:
         return parse_object(read_file(path, most))
     except OSError:
@@ -282,15 +280,14 @@ def read_json(path: Path, most: int = MAX_OWN_FILE) -> dict[str, Any] | None:
 
 @carried_out
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a file in scratch, which is complete when this returns."""
+    """Write a file in scratch; the file is complete when this returns."""
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """Return the content of a regular file of limited size without blocking; raise OSError
-    otherwise.
+    """Return the content of a regular file of at most ``most`` bytes, or raise OSError.
 
-    A pipe in place of the file would block, a device could be endless.
+    A pipe in place of the file would block, and a device could be endless.
     """
     folder, name = in_folder(path)
     return folder.read(name, most)

@@ -3,14 +3,14 @@
     leases/<digest>/<holder>             "this process uses it"; one file, whatever its count
     leases/<digest>/evicting.<holder>    "this process wants to delete it"
 
-A user and an evictor each write their own file first and then look for the other's (Dekker's
-order), so at least one of them sees the other. The evictor yields; the user waits until an evictor
-that it saw has decided. The user does not wait forever, because the evictor may have been stopped:
-so the evictor looks again after it has moved the environment aside, and puts it back if it is used
-by then. Marks of a dead holder do not count, and any process removes them.
+A user and an evictor each write their own file first and then look for the other's (as in Dekker's
+algorithm), so at least one of them sees the other. The evictor yields; the user waits until an
+evictor that it saw has decided. The user does not wait forever, because the evictor may have been
+stopped: so the evictor looks again after it has moved the environment aside, and puts it back if it
+is in use by then. Marks of a dead holder do not count, and any process removes them.
 
 A process keeps its mark for a few seconds after its last lease was released. While the mark exists,
-no other process may delete the environment, so a memo hit needs no look at the disk.
+no other process may delete the environment, so a memo hit need not access the disk.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 _INTENT: Final = "evicting."
 _USED: Final = "used"
-#: Stands for users that are too many to be listed.
+#: Stands for more users than can be listed.
 _UNKNOWN: Final = "..."
 _LOOK_AGAIN_S: Final = 0.005
 #: An evictor decides within milliseconds; a stopped evictor delays users no longer than this.
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class Marks:
-    """The files; every method blocks."""
+    """The files of marks; every method blocks."""
 
     def __init__(self, store: Store, holders: Liveness) -> None:
         self._store = store
@@ -60,11 +60,11 @@ class Marks:
             time.sleep(_LOOK_AGAIN_S)
 
     def used(self, digest: str) -> None:
-        """Note a use, for the order of eviction."""
+        """Record a use, for the order of eviction."""
         _touch(self._folder(digest), _USED)
 
     def last_used(self, digest: str) -> float:
-        """Return when the environment was last used, by the file system's clock; 0 for never."""
+        """Return the time of the last use, by the file system's clock; 0 for never."""
         try:
             status = self._folder(digest).status(_USED)
         except OSError:
@@ -76,23 +76,24 @@ class Marks:
         return self._holders.age_of(self._store.leases(digest) / _USED)
 
     def take_away(self, digest: str) -> None:
-        """This process uses it no more."""
+        """Remove this process's mark."""
         self._folder(digest).remove(self._holders.me)
 
     def users(self, digest: str) -> list[str]:
-        """Living processes that use it, this one too."""
+        """Return the living processes that use the environment, including this one."""
         folder = self._folder(digest)
         names = folder.names()
         marks = [name for name in names if name != _USED and not name.startswith(_INTENT)]
         living = [name for name in marks if not self._clean_if_dead(folder, name, name)]
-        # Only so many names are listed; a lease must not hide among the others.
+        # The number of names listed is limited; a mark must not be missed among the others.
         return living or ([_UNKNOWN] if len(names) >= MOST_NAMES else [])
 
     def may_evict(
         self, digest: str, move: Callable[[], object], put_back: Callable[[], object]
     ) -> bool:
-        """Announce the eviction, check for users, and if there are none run `move`; then check
-        again.
+        """Announce the eviction, and run `move` if there are no users; then check again.
+
+        Return whether the environment stays moved; otherwise `put_back` is run.
         """
         folder, intent = self._folder(digest), f"{_INTENT}{self._holders.me}"
         _touch(folder, intent)
@@ -108,7 +109,7 @@ class Marks:
             folder.remove(intent)
 
     def forget(self, digest: str) -> None:
-        """Forget an evicted environment, except the mark of a user who came since."""
+        """Forget an evicted environment, except the mark of a user that came since."""
         folder = self._folder(digest)
         folder.remove(_USED)
         try:
@@ -132,7 +133,7 @@ class Marks:
 
 
 def _touch(folder: Folder, name: str) -> None:
-    """Touch; the folder may be swept away between our two steps, so try again."""
+    """Touch a file; try again if the folder was deleted between the two steps."""
     for _ in range(10):
         try:
             folder.touch(name)
@@ -148,16 +149,16 @@ class _Entry(Generic[T]):
     count: int = 0
     idle_since: float = field(default_factory=time.monotonic)
     used: bool = True
-    #: No longer where it was; there are leases on it all the same.
+    #: Whether the environment was lost; leases on it may exist all the same.
     lost: bool = False
 
 
 class LeaseTable(Generic[T]):
-    """This process's leases: counts of leases, and since when environments are idle.
+    """This process's leases: their counts, and since when environments are idle.
 
-    Thread-safe; the lock is held only for dictionary look-ups, never while a disk is asked. Moves
-    of one digest: absent -> held (count >= 1) <-> idle (count 0) -> releasing -> absent; held or
-    idle -> lost, if another process deleted it regardless, -> held, once it exists again.
+    Thread-safe; the lock is held only for dictionary look-ups, never during access to a disk.
+    States of a digest: absent -> held (count >= 1) <-> idle (count 0) -> releasing -> absent; held
+    or idle -> lost, if another process deleted it regardless, -> held, once it exists again.
     """
 
     def __init__(self, marks: Marks, *, hold_s: float) -> None:
@@ -167,9 +168,10 @@ class LeaseTable(Generic[T]):
         self._released = threading.Condition(self._lock)
         self._entries: dict[str, _Entry[T]] = {}
         self._pinned: Counter[str] = Counter()
-        #: Called, in the thread that finds out, with environments that have disappeared.
+        #: Called, in the thread that notices, with environments that were lost.
         self.on_lost: Callable[[str], None] = lambda _digest: None
-        #: Digests whose marks are being removed: a new lease waits, or it would lose its mark, too.
+        #: Digests whose marks are being removed: a new lease waits, or it would lose its mark as
+        #: well.
         self._releasing: Counter[str] = Counter()
 
     def __repr__(self) -> str:
@@ -178,7 +180,7 @@ class LeaseTable(Generic[T]):
         return f"<LeaseTable {held}>"
 
     def take(self, digest: str) -> T | None:
-        """Return one more lease on an environment that this process holds, else None."""
+        """Add a lease on an environment that this process holds, and return it; else None."""
         with self._lock:
             entry = self._entries.get(digest)
             if entry is None or entry.lost:
@@ -189,7 +191,7 @@ class LeaseTable(Generic[T]):
 
     @contextmanager
     def pinning(self, digest: str) -> Iterator[None]:
-        """While a digest is marked and looked at, before its entry exists: no retiring."""
+        """Keep a digest from being retired while it is marked and checked, without an entry."""
         with self._lock:
             self._released.wait_for(lambda: not self._releasing[digest])
             self._pinned[digest] += 1
@@ -202,7 +204,7 @@ class LeaseTable(Generic[T]):
                     del self._pinned[digest]
 
     def enter(self, digest: str, value: T) -> T:
-        """First lease on something this process has marked; keeps an entry that was faster."""
+        """Add the first lease on a marked environment; keep an entry that was faster."""
         with self._lock:
             entry = self._entries.setdefault(digest, _Entry(value))
             if entry.lost:
@@ -222,12 +224,12 @@ class LeaseTable(Generic[T]):
             entry.idle_since = time.monotonic()
 
     def held(self) -> dict[str, int]:
-        """Every digest this process holds, with its number of leases."""
+        """Return every digest that this process holds, with its number of leases."""
         with self._lock:
             return {digest: entry.count for digest, entry in self._entries.items()}
 
     def retire(self, digest: str) -> bool:
-        """Hold an idle digest no longer; False while it is leased here."""
+        """Stop holding an idle digest; return False while it is leased here."""
         with self._lock:
             entry = self._entries.get(digest)
             if digest in self._pinned or (entry is not None and entry.count):
@@ -245,7 +247,7 @@ class LeaseTable(Generic[T]):
         return True
 
     def sweep(self) -> None:
-        """Note uses, and retire what has been idle for long; blocking."""
+        """Record uses, and retire what has been idle for too long; blocking."""
         with self._lock:
             used = [digest for digest, entry in self._entries.items() if entry.used or entry.count]
             for entry in self._entries.values():
@@ -265,16 +267,17 @@ class LeaseTable(Generic[T]):
             self.retire(digest)
 
     def mark_again(self) -> None:
-        """Write the marks anew, after other processes considered this one dead."""
+        """Write the marks again, after other processes considered this one dead."""
         for digest in self.held():
             with self.pinning(digest):
                 if digest in self.held():
                     self._marks.put(digest)
 
     def forget_lost(self, is_there: Callable[[str], bool]) -> None:
-        """Forget environments that other processes deleted regardless; blocking.
+        """Mark environments as lost that other processes deleted regardless; blocking.
 
-        A pod that was suspended for long is considered dead, and its environments may be deleted.
+        A pod that was suspended for too long is considered dead, and its environments may be
+        deleted.
         """
         deleted = [digest for digest in self.held() if not is_there(digest)]
         with self._lock:
@@ -286,7 +289,7 @@ class LeaseTable(Generic[T]):
             self.on_lost(digest)
 
     def clear(self) -> None:
-        """Release everything, at the end of the process's use."""
+        """Release everything, when the process stops using the store."""
         with self._lock:
             digests = list(self._entries)
             self._entries.clear()

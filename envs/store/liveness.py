@@ -1,20 +1,18 @@
-"""Which processes are alive: one heartbeat file per process that uses a store.
+"""Which processes are alive: one heartbeat file for each process that uses a store.
 
     holders/<host>-<pid>-<start>-<random>     touched every few seconds
 
-Leases, claims and scratch directories are named after their holder, so "stale"
-is decided in one place. Two questions are asked of a holder:
+Leases, claims and scratch directories are named after their holder, so "stale" is decided in one
+place. A holder may be
 
-* dead? Its process has exited (same host: pid and start time say so at once), or,
-  on another host, its heartbeat is old. A dead holder's leases and scratch
-  directories are cleaned by whoever comes next.
-* stalled? Dead, or its heartbeat is old although its process exists (stopped).
-  A stalled holder's claim is taken over; its leases are kept.
+* dead: its process has exited (on this host, pid and start time show that at once), or, on another
+  host, its heartbeat is old. Any process cleans up a dead holder's leases and scratch directories.
+* stalled: dead, or its heartbeat is old although its process exists (stopped). A stalled holder's
+  claim is taken over; its leases are kept.
 
-Ages are never a difference between two clocks: "now" is the modification time
-of our own heartbeat file, stamped by the same file system. And since even that
-clock may jump, an old heartbeat counts only once it has been seen unchanged for
-a while on our monotonic clock.
+Ages are never a difference between two clocks: "now" is the modification time of our own heartbeat
+file, stamped by the same file system. And since even that clock may jump, an old heartbeat counts
+only once it has been seen unchanged for a while on our monotonic clock.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from .volume_files import Folder, in_folder
 
 __all__ = ["Holder", "Liveness", "this_host"]
 
-#: The format is shared by all versions on a volume: other names count as dead.
+#: All versions on a volume share this format: other names count as dead.
 _NAME: Final = re.compile(r"([0-9a-f]{1,64})-([0-9]{1,10})-([0-9]{1,20})-[0-9a-f]{1,64}")
 
 
@@ -45,9 +43,9 @@ def this_host() -> str:
 
 
 def start_time(pid: int) -> str:
-    """Return the start of a process in ticks since boot; empty if it does not exist."""
+    """Return a process's start in clock ticks since boot; empty if it does not exist."""
     try:
-        # Bytes: a process may give itself any name.
+        # Read as bytes: a process may give itself any name.
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return ""
@@ -66,7 +64,7 @@ class Holder:
 
 
 def parse_holder(name: str) -> Holder | None:
-    """Read `<host>-<pid>-<start>-<random>`."""
+    """Parse `<host>-<pid>-<start>-<random>`."""
     found = _NAME.fullmatch(name)
     if found is None:
         return None
@@ -75,7 +73,7 @@ def parse_holder(name: str) -> Holder | None:
 
 
 class Liveness:
-    """The holders of one store, this process's own among them."""
+    """The holders of one store, including this process."""
 
     def __init__(
         self, folder: Path, *, heartbeat_s: float, stale_s: float, claim_stale_s: float
@@ -97,30 +95,28 @@ class Liveness:
         """Write a heartbeat; return False if another process had considered this one dead."""
         began = time.monotonic()
         was_there = self._files.status(self.me) is not None
-        self._files.touch(self.me)  # without content: on a full disk too
+        self._files.touch(self.me)  # an empty file, so that this works on a full disk too
         self._beaten_at = began
         return was_there
 
     @property
     def overdue(self) -> bool:
-        """Return whether this process, after a pause, may have been considered dead since its last
-        heartbeat.
-        """
+        """Whether other processes may consider this one dead, because its heartbeat is old."""
         return time.monotonic() - self._beaten_at > max(self._stale_s / 2, 3 * self._heartbeat_s)
 
     def close(self) -> None:
-        """Take this process's heartbeat away: it uses the store no longer."""
+        """Remove this process's heartbeat: it no longer uses the store."""
         self._files.remove(self.me)
 
     def bury(self) -> list[str]:
-        """Remove the heartbeats of the dead; answer who they were."""
+        """Remove the heartbeats of dead holders; return their names."""
         dead = [name for name in self.names() if self.dead(name)]
         for name in dead:
             self._files.remove(name)
         return dead
 
     def names(self) -> list[str]:
-        """Every holder that has a heartbeat file, alive or not."""
+        """Return every holder that has a heartbeat file, alive or not."""
         return sorted(self._files.names())
 
     def dead(self, name: str) -> bool:
@@ -139,12 +135,12 @@ class Liveness:
         return self.dead(name) or (name != self.me and self._silent(name, self._claim_stale_s))
 
     def age_of(self, path: Path) -> float:
-        """Seconds since a file was written, on the file system's own clock; 0 for none."""
+        """Return the age of a file in seconds, by the file system's clock; 0 if it is missing."""
         written = _written(*in_folder(path))
         return 0.0 if written is None else max(0.0, (self.now() - written) / 1e9)
 
     def now(self) -> int:
-        """Nanoseconds since 1970 on the file system's own clock, as of this process's last beat."""
+        """Return nanoseconds since 1970 by the file system's clock, as of the last heartbeat."""
         now = self._modified(self.me)
         if now is None:
             self.beat()
@@ -177,8 +173,9 @@ class Liveness:
 
 
 def _written(folder: Folder, name: str) -> int | None:
-    """Return when a heartbeat was written, or None without one. A failing volume raises: it is no
-    sign of a death.
+    """Return when a heartbeat was written, or None without a heartbeat.
+
+    A failing volume raises an error, because it does not mean that the holder is dead.
     """
     status = folder.status(name)
     return None if status is None else status.st_mtime_ns

@@ -3,10 +3,10 @@
     mode       environments (local)        shared between pods
     volume     <volume>/flashpool          the same directory
     archive    <local>/flashpool           <volume>/flashpool, as archives
-    local      <local>/flashpool           nothing; no volume, or one that cannot be written
+    local      <local>/flashpool           nothing: no volume, or a volume that is not writable
 
-A network or FUSE file system takes minutes to hold a virtualenv's ten thousand
-small files, and seconds for one archive: `auto` picks by the file system's type.
+A network or FUSE file system takes minutes to write a virtualenv's ten thousand small files, and
+seconds for one archive: `auto` chooses by the file system's type.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ _NETWORK: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """The two roots (one and the same, in volume mode) and how they are used."""
+    """The two roots (one and the same in volume mode) and how they are used."""
 
     mode: Literal["volume", "archive", "local"]
     local: Path
     shared: Path
     #: uv's cache: beside the environments, so that files can be cloned.
     cache: Path
-    #: Archives can be read but not written.
+    #: Whether archives can be read but not written.
     read_only: bool = False
     note: str = ""
 
 
 def file_system_of(path: Path, mounts: str | None = None) -> str:
-    """Type of the file system that holds a path: the mount with the longest prefix."""
+    """Return the type of the file system that holds a path: the mount with the longest prefix."""
     return _kind_at(os.path.realpath(path), _MOUNTS.read_text() if mounts is None else mounts)
 
 
@@ -90,7 +90,7 @@ def is_remote(kind: str) -> bool:
 
 
 def choose_places(settings: EnvSettings) -> Places:
-    """Pick mode and roots, fall back to local disk, and say so; blocking."""
+    """Choose mode and roots; fall back to local disk with a log message; blocking."""
     local = _local_root(settings)
     volume = _volume(settings)
     if volume is None:
@@ -111,17 +111,17 @@ def choose_places(settings: EnvSettings) -> Places:
 
 
 def local_places(settings: EnvSettings, note: str) -> Places:
-    """Local disk, whatever the settings say of a volume; blocking."""
+    """Return local disk, whatever volume the settings name; blocking."""
     return _local(_local_root(settings), note)
 
 
 def check_volume(settings: EnvSettings) -> tuple[str, ...]:
-    """Return warnings about the volume, before it is used; create it if possible; blocking.
+    """Return warnings about the volume before it is used; create it if possible; blocking.
 
-    A volume that hangs is reported, and not asked again: it may answer later.
+    A volume that hangs is reported, and not accessed further: it may answer later.
 
     Raises:
-        StoreUnavailable: it is named, is not there, and cannot be made.
+        StoreUnavailable: the volume is named, does not exist, and cannot be created.
     """
     named = volume_of(settings)
     if named is not None and is_remote(_kind_at(os.path.abspath(named), _MOUNTS.read_text())):
@@ -165,7 +165,7 @@ def _silence(settings: EnvSettings) -> str:
 
 
 def missing_store(settings: EnvSettings) -> Path | None:
-    """Return where environments would be kept, if nothing was ever kept there; else None."""
+    """Return where environments would be stored, if none ever was stored there; else None."""
     volume = _volume(settings)
     if volume is not None:
         return None if (volume / "flashpool").is_dir() else volume / "flashpool"
@@ -235,8 +235,8 @@ def _local_root(settings: EnvSettings) -> Path:
 def _private_problem(root: Path) -> str:
     """Return why a default directory cannot be used: it must belong to this user alone.
 
-    In a directory for temporary files, other users may have created one of that name, with code in
-    it that calls would run.
+    In a directory for temporary files, other users may have created a directory of that name, with
+    code in it that calls would run.
     """
     problem = _write_problem(root, mode=0o700)
     return problem or _others_problem(root)
@@ -267,13 +267,13 @@ def _others_problem(root: Path) -> str:
 
 @carried_out
 def _write_problem(root: Path, mode: int = 0o755) -> str:
-    """Why a directory cannot be written; found by writing, for flags and modes lie."""
+    """Return why a directory cannot be written; found by writing, because modes are unreliable."""
     try:
         root.mkdir(parents=True, exist_ok=True, mode=mode)
         probe = root / f".probe-{secrets.token_hex(8)}"
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        # A full volume is not an unusable one: eviction may make room.
+        # A full volume is usable: eviction may make room.
         return "" if is_full(error) and root.is_dir() else error.strerror or str(error)
     return ""

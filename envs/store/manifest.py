@@ -1,12 +1,12 @@
 """The files that make a directory an environment: facts, list of files, seal.
 
-    flashpool.json    facts; written last before publication: no facts, no environment
+    flashpool.json    facts; written last before publication: without facts, no environment
     flashpool.files   every file with its size, as it was published
-    flashpool.seal    every file with its SHA-256, and an HMAC over the lot
+    flashpool.seal    every file with its SHA-256, and an HMAC over all of them
 
-Sizes are compared when a process first uses an environment (one stat per file, which finds
+Sizes are compared when a process first uses an environment (one stat per file, which detects
 truncation, deletion, and an emptied `pyvenv.cfg`). With a volume key, the seal is compared, too; a
-file that the seal does not list is as bad as one that differs. Bytecode is not in the list of
+file that the seal does not list is as bad as a file that differs. Bytecode is not in the list of
 files, because it follows after publication; it is in the seal, because Python runs it. Files that
 differ from their wheels are not sealed.
 """
@@ -51,12 +51,13 @@ __all__ = [
 FACTS: Final = "flashpool.json"
 FILES: Final = "flashpool.files"
 SEAL: Final = "flashpool.seal"
-#: Ours, and therefore not listed in themselves.
+#: flashpool's own files, which are therefore not listed in themselves.
 _OWN: Final = frozenset({FACTS, FILES, SEAL})
-#: Suffix of bytecode that is being written, or that a killed process left; Python ignores it.
+#: Suffix of bytecode that is being written, or that a killed process left; Python ignores such
+#: files.
 _UNFINISHED: Final = ".flashpool-unfinished"
 _VERSION: Final = re.compile(r"3\.\d{1,3}[\w.+]{0,40}", re.ASCII)
-#: No disk is larger.
+#: No disk is larger than this.
 _MOST_BYTES: Final = 1 << 60
 #: Factor for files that facts do not count: bytecode, and a reserve.
 _BYTECODE: Final = 3
@@ -82,12 +83,12 @@ class Facts:
 
 
 def encode_facts(facts: Facts) -> dict[str, Any]:
-    """Facts as JSON holds them."""
+    """Return facts as plain data for JSON."""
     return asdict(facts)
 
 
 def decode_facts(value: object) -> Facts | None:
-    """Facts from JSON, which anybody may have written; None when anything is missing or odd.
+    """Return facts from JSON that anybody may have written; None if anything is invalid.
 
     Fields that a later version adds are ignored.
     """
@@ -102,20 +103,20 @@ def _plausible(facts: Facts) -> bool:
     return (
         0 <= facts.bytes <= _MOST_BYTES
         and 0 <= facts.files <= _MOST_BYTES
-        # Part of a path, when links to the interpreter are made.
+        # Becomes part of a path when links to the interpreter are made.
         and _VERSION.fullmatch(facts.python_version) is not None
-        # Paths, too; no path has this character.
+        # These are paths as well; no path contains this character.
         and not any("\0" in text for text in (facts.base_python, *facts.site_dirs))
     )
 
 
 def write_facts(environment: Path, facts: Facts) -> None:
-    """The last step before publication."""
+    """Write the facts, as the last step before publication."""
     write_json(environment / FACTS, encode_facts(facts))
 
 
 def read_facts(environment: Path) -> Facts | None:
-    """Return the facts of a published environment; None if there is no complete one."""
+    """Return the facts of a published environment; None if it is not complete."""
     value = read_json(environment / FACTS)
     return None if value is None else decode_facts(value)
 
@@ -145,7 +146,7 @@ def _is_bytecode(path: str) -> bool:
 
 @carried_out
 def list_files(environment: Path) -> tuple[int, int]:
-    """Write the list of files with their sizes; answer their number and bytes."""
+    """Write the list of files with their sizes; return their number and bytes."""
     sizes = _sizes(str(environment))
     text = "".join([f"{sizes[path]}\t{path}\n" for path in sorted(sizes)])
     (environment / FILES).write_text(text, encoding="utf-8", errors="surrogateescape")
@@ -153,7 +154,7 @@ def list_files(environment: Path) -> tuple[int, int]:
 
 
 def _sizes(root: str) -> dict[str, int]:
-    """A call may wait for this, on thousands of files: hence not `_walk`, and no `Path`."""
+    """Return sizes by path; without `_walk` and `Path`, as a call may wait for this."""
     sizes: dict[str, int] = {}
     pending = [""]
     while pending:
@@ -175,7 +176,7 @@ def _sizes(root: str) -> dict[str, int]:
 
 @carried_out
 def check_sizes(environment: Path) -> None:
-    """Raise Tampered unless every listed file is there with its size."""
+    """Raise Tampered unless every listed file exists with its size."""
     try:
         data = read_file(environment / FILES, MAX_OWN_FILE)
     except OSError as error:
@@ -188,7 +189,7 @@ def check_sizes(environment: Path) -> None:
 def _check_size(environment: Path, path: str, size: str) -> None:
     try:
         found = os.lstat(environment / path).st_size
-    except (OSError, ValueError):  # the list is anybody's: no path has every character
+    except (OSError, ValueError):  # the list may be forged: some characters are invalid in paths
         found = -1
     if str(found) != size:
         what = "is gone" if found < 0 else f"has {found} bytes instead of {size}"
@@ -206,18 +207,18 @@ def _hash_file(path: Path) -> str:
 
 
 def _without_a_wait(path: str, flags: int) -> int:
-    """By now a pipe may lie there, or a link."""
+    """Open without blocking or following links: a pipe or a link may be there by now."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _bounded(environment: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Walk like `_walk`, over at most as many bytes as an environment with these facts may have."""
+    """Walk like `_walk`, up to as many bytes as an environment with these facts may have."""
     facts = read_facts(environment)
     left = _SMALL + (_BYTECODE * facts.bytes if facts else 0)
     for path, entry in _walk(environment):
         left -= entry.stat(follow_symlinks=False).st_size
         if left < 0:
-            # A file of which nothing is on the disk may be of any size, and take for ever.
+            # A sparse file may be of any size, and take forever to read.
             raise Tampered(
                 f"environment {environment.name} has more in it than was built", advice=_ADVICE
             )
@@ -249,7 +250,7 @@ def _hash_or_none(path: Path) -> str:
 
 
 def sign(value: Mapping[str, Any], key: bytes | None) -> str:
-    """HMAC over canonical JSON; empty without a key."""
+    """Return the HMAC over canonical JSON; empty without a key."""
     if not key:
         return ""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
@@ -261,7 +262,7 @@ def signed_by(key: bytes, value: Mapping[str, Any], mac: str) -> bool:
     try:
         expected = sign(value, key)
     except RecursionError:
-        return False  # nobody signs anything as deep
+        return False  # flashpool signs nothing that is nested so deeply
     return hmac.compare_digest(expected.encode(), mac.encode("utf-8", "replace"))
 
 
@@ -273,10 +274,10 @@ def seal(
     hashes: Mapping[str, str] | None = None,
     from_wheels: bool = False,
 ) -> list[str]:
-    """Write down the hash of every file, and sign; `hashes` are those of all but bytecode.
+    """Write and sign the hash of every file; `hashes` are those of all files but bytecode.
 
-    Answers which files are not what their wheels say. With `from_wheels` all was unpacked for
-    this environment just now: such wheels contradict themselves, and their files count as good.
+    Return the files that differ from their wheels. With `from_wheels`, all files were just unpacked
+    for this environment: such wheels contradict themselves, and their files are accepted.
 
     Raises:
         Tampered: a file differs from what was published, or from its wheel.
@@ -294,7 +295,7 @@ def seal(
 
 @carried_out
 def check_wheels(environment: Path) -> None:
-    """Raise Tampered unless every file is what its wheel holds; blocking, and reads them all."""
+    """Raise Tampered unless every file is what its wheel contains; reads them all; blocking."""
     unlike = unlike_wheels(environment, hash_files(environment, bytecode=False))
     if unlike:
         raise _unlike(environment, unlike)
@@ -308,13 +309,13 @@ def _unlike(environment: Path, paths: list[str]) -> Tampered:
 
 @carried_out
 def sealed(environment: Path) -> bool:
-    """Return whether there is a seal."""
+    """Return whether the environment has a seal."""
     return os.path.lexists(environment / SEAL)
 
 
 @carried_out
 def check_seal(environment: Path, key: bytes | None) -> None:
-    """Raise Tampered unless the content is what was sealed, and what its wheels hold."""
+    """Raise Tampered unless the content is what was sealed and what its wheels contain."""
     stored = read_json(environment / SEAL) or {}
     # Earlier versions, whose environments may be on the same volume, did not record such files.
     files, unlike = stored.get("files"), stored.get("unlike", [])
@@ -330,7 +331,7 @@ def check_seal(environment: Path, key: bytes | None) -> None:
         raise Tampered(
             f"the signature of environment {environment.name} does not match", advice=_ADVICE
         )
-    # Imports added bytecode to those environments, which was no sign of anything.
+    # Imports added bytecode to environments of earlier versions, which was harmless.
     found = _compare(environment, files, bytecode="unlike" in stored or key is not None)
     new = [path for path in unlike_wheels(environment, found) if path not in unlike]
     if new:

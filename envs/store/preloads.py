@@ -1,9 +1,9 @@
 """Lists of modules that calls of an environment imported, which the next zygote preloads.
 
-    preloads/<digest>.json on the shared root: another pod learns from this one's calls.
+    preloads/<digest>.json on the shared root: another pod learns from this pod's calls.
 
-Names are data from user processes: identifiers with dots only, bounded in number
-and length. Whether to import one is the reader's decision.
+Names are data from user processes: only identifiers with dots are accepted, limited in number and
+length. The reader decides whether to import a module.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ["Preloads", "clean_modules", "read_preloads", "write_preloads"]
 
 MAX_MODULES: Final = 200
 _MAX_NAME: Final = 200
-#: Bytes of a file: twice as many names, each of the longest.
+#: Most bytes of a file: twice as many names, each of the greatest length.
 _LARGEST: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preloads:
-    """Modules, and the packages that the sources of the calls named which imported them."""
+    """Modules, and the packages that are named in the source of the calls that imported them."""
 
     modules: tuple[str, ...] = ()
     entries: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ def _is_module(name: str) -> bool:
 
 
 def read_preloads(store: Store, digest: str) -> Preloads:
-    """Return the list of a digest; blocking."""
+    """Return the list for a digest; blocking."""
     value = read_json(store.preloads(digest), _LARGEST) or {}
     modules, entries = value.get("modules"), value.get("entries")
     return Preloads(
@@ -56,6 +56,6 @@ def read_preloads(store: Store, digest: str) -> Preloads:
 
 
 def write_preloads(store: Store, digest: str, preloads: Preloads) -> None:
-    """Replace the list of a digest; blocking."""
+    """Replace the list for a digest; blocking."""
     noted = {"modules": list(preloads.modules), "entries": list(preloads.entries)}
     write_json(store.preloads(digest), noted)

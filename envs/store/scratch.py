@@ -14,7 +14,7 @@ from .layout import Store, remove_tree
 
 @asynccontextmanager
 async def scratch(store: Store, holder: str) -> AsyncIterator[Path]:
-    """A scratch directory whose deletion does not block the loop."""
+    """Provide a scratch directory, and delete it without blocking the loop."""
     path = await run_in_thread_or_undo(partial(store.make_scratch, holder), remove_tree)
     try:
         yield path

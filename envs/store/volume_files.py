@@ -1,15 +1,15 @@
-"""Files on a volume, as strangers may have left them: reached through no link, and bounded.
+"""Files on a volume where strangers may write: no link is followed, and sizes are limited.
 
-    Folder(root, "leases", digest)   each directory below the root is opened without following links
-      names, files                   no more names than a bound; what is a file, and what it is like
-      read                           a regular file of limited size; a pipe or a device is no file
-      write                          beside its place, then renamed
-      touch, remove, move            of what a name is, never of what a link leads to
+    Folder(root, "leases", digest)   opens each directory below the root without following links
+      names, files                   a limited number of names; regular files with their status
+      read                           a regular file of limited size; not a pipe or a device
+      write                          to a temporary name, then rename
+      touch, remove, move            act on a link itself, never on its target
       now                            the file system's clock
 
 Anyone who may write to a volume may replace a file by a link, a pipe, a sparse file or a deep tree
 at any moment. So a directory is held open while names in it are used, and every name is checked.
-The operator names the root, which may be a link.
+The operator chooses the root, which may be a link.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["MOST_NAMES", "Folder", "in_folder", "left_by_clock", "move", "walk"]
 
 _log = logging.getLogger(__name__)
 
-#: Names that are listed of one directory. A store has some hundreds.
+#: Most names that are listed of a directory. A store has some hundreds.
 MOST_NAMES: Final = 100_000
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -55,7 +55,7 @@ class Folder:
     def __init__(self, root: Path, *parts: str, mode: int = 0o777) -> None:
         self._root = root
         self._parts = parts
-        #: Mode of directories that are created.
+        #: Mode of directories that this class creates.
         self._mode = mode
 
     def __repr__(self) -> str:
@@ -63,13 +63,14 @@ class Folder:
 
     @property
     def path(self) -> Path:
-        """Return the path; opening it follows links."""
+        """The path of the directory; opening it by this path follows links."""
         return self._root.joinpath(*self._parts)
 
     @contextmanager
     def opened(self, *, make: bool = False) -> Iterator[int]:
-        """Open the directory and return its descriptor. ``make``: create missing parts, replacing
-        links and files.
+        """Provide an open descriptor of the directory.
+
+        ``make``: create missing parts, replacing links and files.
         """
         if make:
             self._root.mkdir(parents=True, exist_ok=True)
@@ -107,9 +108,7 @@ class Folder:
 
     @carried_out
     def names(self, most: int = MOST_NAMES) -> list[str]:
-        """Return the names in the directory, unordered; empty if it is missing or not a
-        directory.
-        """
+        """Return the names in the directory, unordered; empty if it is not a directory."""
         try:
             with self.opened() as handle, os.scandir(handle) as entries:
                 return [entry.name for entry in islice(entries, most)]
@@ -117,7 +116,7 @@ class Folder:
             return []
         except OSError as error:
             if error.errno not in _OTHER_KIND or not self._root.is_dir():
-                raise  # with no root the volume itself is gone, and who asked says so
+                raise  # without a root the volume itself is gone, which the caller reports
             _log.warning("%s is not a directory; the target of a link is left alone", self.path)
             return []
 
@@ -138,7 +137,7 @@ class Folder:
 
     @carried_out
     def status(self, name: str) -> os.stat_result | None:
-        """Return the status of a name, of a link itself; None if it does not exist."""
+        """Return the status of a name (of a link itself); None if it does not exist."""
         with self._if_there() as handle:
             return None if handle is None else _status(name, handle)
 
@@ -155,15 +154,13 @@ class Folder:
 
     @carried_out
     def read(self, name: str, most: int) -> bytes:
-        """Return the content of a regular file of at most so many bytes; raise OSError
-        otherwise.
-        """
+        """Return the content of a regular file of at most ``most`` bytes, or raise OSError."""
         with self.reading(name, most) as file:
             return file.read(most)
 
     @contextmanager
     def reading(self, name: str, most: int) -> Iterator[IO[bytes]]:
-        """Provide a stream of a regular file of at most so many bytes; raise OSError otherwise."""
+        """Provide a stream of a regular file of at most ``most`` bytes, or raise OSError."""
         if is_apart(self.path):
             with receiving(_blocks, self, name, most) as stream:
                 yield stream
@@ -194,13 +191,13 @@ class Folder:
                 _write(beside, handle, pieces, self._mode & 0o666, sync=sync)
                 _replace(beside, name, handle)
             except BaseException:
-                # On a disk that is full, half a file may hold the room that another needs.
+                # On a full disk, half a file may take the room that another file needs.
                 _unlink(beside, handle)
                 raise
 
     @carried_out
     def touch(self, name: str) -> None:
-        """Give an empty file the time of the file system's clock; it is made if need be."""
+        """Give an empty file the file system's present time; create the file if necessary."""
         with self.opened(make=True) as handle:
             try:
                 _touch(name, handle)
@@ -212,9 +209,10 @@ class Folder:
 
     @carried_out
     def now(self) -> float:
-        """Seconds since 1970 by the clock that stamps files here; the machine's own may jump.
+        """Return seconds since 1970 by the clock that stamps files here; the machine's own may
+        jump.
 
-        Costs the file system a file.
+        Creates and deletes a file.
         """
         name = f"{_CLOCK}{secrets.token_hex(8)}"
         with self.opened(make=True) as handle:
@@ -231,8 +229,9 @@ class Folder:
             return handle is None or _remove(name, handle)
 
     def remove_other(self, name: str) -> bool:
-        """Delete anything that is not a regular file; return False if a file is there or something
-        is left.
+        """Delete anything that is not a regular file.
+
+        Return False if a regular file is there, or something is left.
         """
         status = self.status(name)
         return status is None or (not stat.S_ISREG(status.st_mode) and self.remove(name))
@@ -260,20 +259,20 @@ class Folder:
 
     @carried_out
     def drop(self) -> None:
-        """Delete the directory itself, if it is empty; OSError if it is not."""
+        """Delete the directory itself; raise OSError if it is not empty."""
         *above, own = self._parts
         with Folder(self._root, *above).opened() as handle:
             os.rmdir(own, dir_fd=handle)
 
 
 def in_folder(path: Path) -> tuple[Folder, str]:
-    """Return the parent directory of a path, and the last name in it."""
+    """Return the parent directory of a path, and the last part of the path."""
     return Folder(path.parent.parent, path.parent.name), path.name
 
 
 @carried_out
 def move(source: Path, target: Path) -> None:
-    """Rename between two directories, which are no links."""
+    """Rename between two directories, neither of which may be a link."""
     (origin, name), (goal, new) = in_folder(source), in_folder(target)
     with origin.opened() as from_, goal.opened(make=True) as to:
         try:
@@ -284,8 +283,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk directories, yielding the names of subdirectories and of all other entries, like
-    `os.walk`.
+    """Walk directories like `os.walk`: yield the names of subdirectories and of other entries.
 
     `os.walk` recurses before Python 3.12. Links to directories are listed as directories and not
     entered; neither are names that the caller removes from the first list.
@@ -299,7 +297,7 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
                     (entry.name, _is_directory(entry), entry.is_symlink()) for entry in entries
                 ]
         except OSError:
-            continue  # it is gone, or may not be read
+            continue  # the directory is gone, or may not be read
         folders = sorted(name for name, is_folder, _ in found if is_folder)
         links = {name for name, _, is_link in found if is_link}
         yield folder, folders, sorted(name for name, is_folder, _ in found if not is_folder)
@@ -370,8 +368,8 @@ def _touch(name: str, folder: int) -> None:
     file = os.open(name, _TOUCH, 0o666, dir_fd=folder)
     try:
         os.utime(file)
-        # Once more by the file system: what asks for "now" may be given this machine's clock on
-        # its way (a C library's or a client's), and that may be days off.
+        # Truncating makes the file system itself set the time: `utime` without a time may use this
+        # machine's clock (set by the C library or the client), which may be days off.
         os.ftruncate(file, 0)
     finally:
         os.close(file)

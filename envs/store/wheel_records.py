@@ -1,4 +1,4 @@
-"""SHA-256 hashes that wheels state for their own files, in the RECORD of each installed package.
+"""SHA-256 hashes that wheels state for their files, in the RECORD of each installed package.
 
 uv does not compare them. A file that was overwritten in place, in an environment or in uv's cache,
 differs from its wheel's hash; its size may be the same.
@@ -22,10 +22,10 @@ _ALGORITHM: Final = "sha256="
 
 
 def unlike_wheels(environment: Path, hashes: Mapping[str, str]) -> list[str]:
-    """Return files whose hash (by path, in hexadecimal) differs from that of their wheel; blocking.
+    """Return files whose hash (by path, in hexadecimal) differs from their wheel's; blocking.
 
-    Several wheels may bring the same file: it is then that of any of them. Bytecode is
-    compiled here, whatever a wheel brought, and a file without a hash is anybody's.
+    Several wheels may contain the same file, whose hash may then be any of theirs. Bytecode is
+    ignored, because it is compiled here, and so are files without a hash.
     """
     promised: dict[str, set[str]] = {}
     for path, value in _promises(environment):
@@ -52,11 +52,11 @@ def _rows(record: Path) -> list[list[str]]:
         text = read_file(record, MAX_OWN_FILE).decode("utf-8", "surrogateescape")
         return list(csv.reader(text.splitlines()))
     except (OSError, csv.Error):
-        return []  # a package without a list promises nothing
+        return []  # a package without a list states no hashes
 
 
 def _hexadecimal(value: str) -> str:
-    """A hash as RECORD writes it (URL-safe base64 without padding), as the seal does."""
+    """Return a hash of RECORD (URL-safe base64 without padding) in hexadecimal, like a seal's."""
     if not value.startswith(_ALGORITHM):
         return ""
     text = value.removeprefix(_ALGORITHM)

@@ -1,11 +1,11 @@
-"""Compile, mend or check the bytecode of an environment: run by the environment's own Python.
+"""Compiles, mends or checks the bytecode of an environment; run by the environment's own Python.
 
     python -I -S bytecode_program.py compile|mend|check ENVIRONMENT FINAL ENTRY... -> JSON
 
-compile  every module of the entries (files and directories); what lies there already is
-         replaced if it is cut, or another module's
-mend     delete what Python would take for the bytecode of a module, and is not
-check    only tell of it
+compile  every module of the entries (files and directories); existing bytecode is replaced if it
+         is truncated, or another module's
+mend     delete invalid files that Python would use as the bytecode of a module
+check    only report such files
 
 A file that does not compile (a template, code for another version) is not a failure, because it
 cannot be imported either. A file that cannot be written is a failure, and ends the work: `error`
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Suffix of unfinished files, which neither Python nor a seal reads: two processes may write at
 #: once, and a killed process leaves its file.
 UNFINISHED = ".flashpool-unfinished"
-#: No module's bytecode is larger.
+#: No module's bytecode is larger than this.
 _MOST = 256 * 1024 * 1024
 _CACHE = "__pycache__"
 _OURS = re.compile(
@@ -40,7 +40,7 @@ _OURS = re.compile(
 
 
 def folders(entries: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each directory with its modules; no link is followed."""
+    """Yield each directory with its modules; links are not followed."""
     single: dict[str, list[str]] = {}
     for entry in entries:
         if not os.path.isdir(entry):
@@ -62,7 +62,7 @@ def compile_module(source: str, shown: str) -> None:
             data = file.read()
         code = SourceFileLoader("<flashpool>", source).source_to_code(data, shown)
         body = marshal.dumps(code)
-    except Exception:  # noqa: BLE001 - whatever a stranger's source makes of the compiler
+    except Exception:  # noqa: BLE001 - a stranger's source may make the compiler raise anything
         _delete(target)
         return
     header = [0, int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF]
@@ -72,8 +72,9 @@ def compile_module(source: str, shown: str) -> None:
 
 
 def _holds(target: str, head: bytes, code: types.CodeType) -> bool:
-    """Return whether the file already has this content: rewriting it could break another process's
-    seal.
+    """Return whether the file already has this content.
+
+    Rewriting an unchanged file could break another process's seal.
     """
     try:
         with open(target, "rb") as file:
@@ -83,9 +84,9 @@ def _holds(target: str, head: bytes, code: types.CodeType) -> bool:
 
 
 def write_whole(target: str, data: bytes) -> None:
-    """Replace a file; on a full disk an `OSError`, and no file that is cut.
+    """Replace a file; on a full disk raise `OSError`, and leave no truncated file.
 
-    `py_compile` of CPython before 3.12.8 and 3.13.1 takes a short write for a whole one.
+    `py_compile` of CPython before 3.12.8 and 3.13.1 treats a short write as complete.
     """
     os.makedirs(os.path.dirname(target), exist_ok=True)
     unfinished = f"{target}.{os.urandom(4).hex()}{UNFINISHED}"
@@ -96,7 +97,7 @@ def write_whole(target: str, data: bytes) -> None:
             while rest:
                 rest = rest[os.write(handle, rest) :]
         finally:
-            os.close(handle)  # some file systems tell only here that they are full
+            os.close(handle)  # some file systems report only here that they are full
         os.replace(unfinished, target)
     except OSError:
         _delete(unfinished)
@@ -119,9 +120,7 @@ def cached(folder: str) -> list[str]:
 
 
 def problems(folder: str) -> Iterator[tuple[str, str]]:
-    """Return bytecode in a directory's cache that this Python would use or try to use, with its
-    problem.
-    """
+    """Yield bytecode of a directory that this Python would use or try to use, if invalid."""
     for name in cached(folder):
         found = _OURS.fullmatch(name)
         source = found and os.path.join(folder, found[1] + ".py")
@@ -133,7 +132,7 @@ def problems(folder: str) -> Iterator[tuple[str, str]]:
 
 
 def what_is_wrong(path: str, source: str) -> str:
-    """Return the problem of a bytecode file, compared with its source; empty if there is none."""
+    """Return what is wrong with a bytecode file, compared with its source; empty if nothing is."""
     with open(path, "rb") as file:
         data = file.read(_MOST)
     if data[:4] != importlib.util.MAGIC_NUMBER:
@@ -157,7 +156,7 @@ def _expected(flags: bytes, source: str) -> bytes:
 
 
 def main(mode: str, environment: str, final: str, *entries: str) -> None:
-    """Do it, and tell on stdout."""
+    """Do the work, and report to stdout."""
     bad: list[tuple[str, str]] = []
     error = None
     try:
