@@ -6,8 +6,8 @@
 
 uv finds the credentials of a request by the beginning of its URL, so a second index entry only
 makes them known: nothing is looked up there ("explicit", and no package names it). The entry is
-part of the configuration that uv reads at its start. Unlike variables, uv does not pass the
-configuration to builds of packages. Everything here is pure.
+part of the configuration that uv reads at its start. Builds of packages inherit uv's variables, but
+not its configuration. Everything here is pure.
 """
 
 from __future__ import annotations

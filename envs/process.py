@@ -39,7 +39,7 @@ __all__ = ["Finished", "run"]
 
 _log = logging.getLogger(__name__)
 
-#: Most lines that are kept of a command's stderr, and most characters of a line, bytes of stdout.
+#: Most lines that are kept of a command's stderr; most characters of a line, bytes of stdout.
 KEPT_LINES: Final = 400
 MAX_LINE: Final = 4000
 MAX_STDOUT: Final = 32 * 1024 * 1024

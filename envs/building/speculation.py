@@ -6,6 +6,7 @@
                            the same packages: the build is done already <---+--> others: an
                                                                      empty virtualenv, as if
                                                                      nothing had been begun
+
 Querying the index takes longer than linking files from the cache, and can run in parallel. A draft
 decides nothing: the resolution decides what is built, and a draft with other packages is discarded.
 A draft builds no source, uses no network, runs only if there is plenty of disk space (files may be

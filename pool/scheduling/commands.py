@@ -1,6 +1,6 @@
 """Types that scheduler and supervisor exchange: keys, commands, and the policy.
 
-    Supervisor -- an event, at a time --> Scheduler -- a list of commands --> Supervisor
+    Supervisor -- one event at a time --> Scheduler -- a list of commands --> Supervisor
 
 A command is plain data: it names calls, workers and zygotes, and what to do with them. The
 docstring of a command names the events that answer it.
