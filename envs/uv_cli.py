@@ -60,7 +60,7 @@ _CERTIFICATES_CHOSEN: Final = frozenset({"UV_SYSTEM_CERTS", "UV_NATIVE_TLS"})
 
 
 def find_uv(settings: EnvSettings) -> Path:
-    """Find uv: as configured, beside this Python, in its own package, or on PATH."""
+    """Find uv: as configured, beside this Python, or on PATH."""
     if settings.uv is not None:
         return settings.uv
     beside = Path(sys.prefix) / "bin" / "uv"

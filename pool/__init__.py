@@ -1,7 +1,7 @@
 """The pool: supervisor, scheduler, zygotes, workers, GPUs, and `Pool` itself.
 
 Names are imported when they are first used (`lazy_names`): code that needs one module of this
-package, such as the builder of environments, does not import all of it, and closes no circle.
+package, such as the builder of environments, does not import all of it, and imports form no cycle.
 """
 
 from __future__ import annotations

@@ -89,11 +89,11 @@ class Backend(Protocol):
         """How many accepted calls `drain` would wait for."""
 
     def stats(self) -> PoolStats:
-        """Return all figures as they are now."""
+        """Return the current statistics."""
 
     @property
     def watching(self) -> CallWatching | None:
-        """The interface for looking into calls; None: not supported."""
+        """The interface for questions about calls; None: not supported."""
 
     # Calls.
 

@@ -283,7 +283,7 @@ class Outcome:
     output: bytes = b""
     receipt: Receipt = field(default_factory=Receipt)
     instance: InstanceRecord | None = None
-    #: Oddities of the request; front-ends add them, the pool does not read them.
+    #: Remarks about the request; front-ends add them, and the pool does not read them.
     warnings: tuple[str, ...] = ()
 
     @property

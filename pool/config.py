@@ -57,7 +57,7 @@ class PoolConfig:
     slots: int = field(default_factory=usable_cores)
     #: Calls among which the cores are divided; None: as many as there are slots.
     sharing: int | None = None
-    #: Calls that may wait; one more is refused as `Overloaded`. None: no bound.
+    #: Calls that may wait; one more is refused as `Overloaded`. None: no limit.
     queue_limit: int | None = 1000
     #: Defaults for calls without limits of their own.
     queue_timeout_s: float | None = None
@@ -84,7 +84,7 @@ class PoolConfig:
     #: a zygote is stopped.
     max_environments: int = 32
     environment_idle_s: float = 900.0
-    #: GPUs of calls that do not say how many; None: one, where there are GPUs.
+    #: GPUs of a call that does not say how many; None: one if there are GPUs.
     gpus_per_call: int | None = None
     #: Calls that may be on one GPU at once.
     calls_per_gpu: int = 1

@@ -56,7 +56,7 @@ def _version_of(python: str) -> Version:
         )
         major, minor = map(int, done.stdout.split())
     except (OSError, subprocess.SubprocessError, ValueError):
-        return OURS  # it will not start, and then says why
+        return OURS  # its zygote fails to start as well, and reports why
     return major, minor
 
 

@@ -21,8 +21,8 @@
         `-- EnvironmentError    its virtualenv cannot be built, or its zygote does not start
             `-- EnvironmentStartFailed
 
-Each carries a message for people and ``details``, plain data for programs; the class
-name is the ``error_type`` of a response. All survive pickling with both intact.
+Each error carries a message for people and ``details``, plain data for programs; the name of its
+class is the ``error_type`` of a response. Pickling keeps message and details.
 """
 
 from __future__ import annotations

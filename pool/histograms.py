@@ -64,7 +64,7 @@ class Histogram:
         return self.largest
 
     def stats(self) -> LatencyStats:
-        """Return all figures as they are now."""
+        """Return the current figures."""
         return LatencyStats(
             count=self.count,
             sum_s=round(self.total, 6),

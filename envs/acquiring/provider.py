@@ -86,7 +86,7 @@ class Provider:
         return f"<Provider {self.open_store.places.mode} {self.open_store.store.root}>"
 
     async def remembered(self, key: str) -> Remembered | None:
-        """Return the volume's memory of a request; empty if the volume fails."""
+        """Return what the volume remembers of a request; None: nothing, or the volume fails."""
         try:
             return await run_in_thread(self.open_store.memo.get, key)
         except OSError as error:

@@ -41,7 +41,8 @@ from .extraction import Hashing, Promise, extract
 __all__ = ["ArchiveInfo", "pack", "read_manifest", "unpack"]
 
 _LEVEL: Final = 3
-#: Limits on the content of so many packed bytes, unless the archive is a bomb.
+#: Most content bytes per packed byte, content that is always allowed, and most members. An archive
+#: that states more may be a decompression bomb.
 _MOST_PACKED: Final = 200
 _SMALL: Final = 64 << 20
 _MOST_MEMBERS: Final = 2_000_000

@@ -24,7 +24,7 @@ _ALGORITHM: Final = "sha256="
 def unlike_wheels(environment: Path, hashes: Mapping[str, str]) -> list[str]:
     """Return files whose hash (by path, in hexadecimal) differs from their wheel's; blocking.
 
-    Several wheels may contain the same file, whose hash may then be any of theirs. Bytecode is
+    Several wheels may contain the same file, and any of their hashes is accepted. Bytecode is
     ignored, because it is compiled here, and so are files without a hash.
     """
     promised: dict[str, set[str]] = {}

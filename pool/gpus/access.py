@@ -135,7 +135,7 @@ class GpuAccess:
         )
 
     def _sharing(self, number: int) -> int:
-        """Return how many calls for so many GPUs can run at once."""
+        """Return how many calls for ``number`` GPUs each can run at once."""
         return max(1, len(self.table) * self._config.calls_per_gpu // number)
 
     def _threads(self, number: int) -> dict[str, str]:

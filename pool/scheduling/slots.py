@@ -52,7 +52,7 @@ class Slots:
 
     @property
     def busy(self) -> int:
-        """Slots that are held."""
+        """The number of slots that are held."""
         return self._policy.slots - self.free
 
     def could_run_now(self, gpus: int) -> bool:
