@@ -1,7 +1,7 @@
-"""Hypothesis on any machine: what it finds counts, not how long an example takes.
+"""Settings of Hypothesis: examples have no deadline, so that slow machines do not fail tests.
 
-`make test` tries the same examples each time; `make test-all` others, so that what they find
-is found by somebody who looks for it.
+`make test` tries the same examples each time. `make test-all` tries random ones, so that a new
+failure appears in a run that looks for failures.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Credentials leave uv's variables, and come back as part of its configuration."""
+"""Index credentials move from uv's variables into its configuration."""
 
 import importlib
 import sys
@@ -50,7 +50,7 @@ KEPT = {"PATH": "/bin", "HTTPS_PROXY": "http://a:b@proxy", "UV_CACHE_DIR": "/c"}
         ),
     ],
 )
-def test_credentials_leave_the_variables(
+def test_credentials_are_taken_out_of_the_variables(
     variables: dict[str, str], bare: dict[str, str], urls: tuple[str, ...]
 ) -> None:
     withheld = withhold({**KEPT, **variables}, named=True)
@@ -59,8 +59,8 @@ def test_credentials_leave_the_variables(
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_credentials_by_name_are_for_those_who_ask_an_index(named: bool) -> None:
-    """Of an index in uv's configuration file, whose URL nobody here knows."""
+def test_credentials_by_index_name_are_kept_only_where_asked_for(named: bool) -> None:
+    """Such an index is in uv's configuration file, so its URL is unknown here."""
     variables = {"UV_INDEX_MINE_USERNAME": "me", "UV_INDEX_MINE_PASSWORD": "secret"}
     withheld = withhold({**KEPT, **variables, "UV_INDEX_STRATEGY": "first-index"}, named=named)
     assert withheld.environment == {
@@ -84,7 +84,7 @@ URLS = ('https://me:s"\\é@host/', "https://tok@host/b")
         ('index = [\n  { url = "https://x/" },\n]\n', ["https://x/"]),
     ],
 )
-def test_they_are_added_to_what_a_user_has_configured(own: str, indexes: list[str]) -> None:
+def test_credentials_are_added_to_the_users_configuration(own: str, indexes: list[str]) -> None:
     tomllib = importlib.import_module("tomllib")
     before, after = tomllib.loads(own), tomllib.loads(configuration(own, URLS))
     added = [each for each in after.pop("index") if each.get("explicit")]

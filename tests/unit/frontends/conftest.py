@@ -1,4 +1,4 @@
-"""Both loops."""
+"""Fixtures that run a test on both event loops."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -9,7 +9,7 @@ import uvloop
 
 from support.frontends.sockets import Run
 
-# The first loop of a process makes a pipe that stays.
+# The first loop of a process creates a pipe that stays open.
 uvloop.new_event_loop().close()
 
 

@@ -1,4 +1,4 @@
-"""Commands of the base's packages, in an environment that sees them."""
+"""Console scripts of the base's packages, in an environment layered on the base."""
 
 import importlib
 import os
@@ -10,7 +10,7 @@ from flashpool.envs.building.base_commands import add_base_commands
 from flashpool.envs.resolving import probe
 
 
-def test_they_are_run_by_the_interpreter_beside_them(tmp_path: Path) -> None:
+def test_base_commands_run_with_the_interpreter_beside_them(tmp_path: Path) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "python").symlink_to(os.path.realpath(sys.executable))
@@ -43,7 +43,7 @@ def test_they_are_run_by_the_interpreter_beside_them(tmp_path: Path) -> None:
         assert (done.stdout, done.returncode) == (f"{moved}/python ['a b']\n", 3), done.stderr
 
 
-def test_the_probe_tells_of_them() -> None:
+def test_the_probe_lists_console_scripts() -> None:
 
     module, _, function = probe.commands()["pytest"].partition(":")
     assert hasattr(importlib.import_module(module), function)

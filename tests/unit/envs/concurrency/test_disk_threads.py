@@ -1,4 +1,4 @@
-"""A disk's own threads, and the watch that tells whether a volume answers."""
+"""The threads of each disk, and the watch that detects a volume that hangs."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ def signal_asker(watch: VolumeWatch, number: int) -> None:
 
 
 def hang(watch: VolumeWatch) -> None:
-    """Have the process that asks the volume wait, as if the volume did not answer."""
+    """Stop the process that probes the volume, as if the volume did not answer."""
     watch.check()
     signal_asker(watch, signal.SIGSTOP)
     with pytest.raises(DiskHangs):
@@ -38,19 +38,19 @@ def hang(watch: VolumeWatch) -> None:
             watch.check()
 
 
-def test_a_volume_that_answers_is_asked_each_time_anew(watch: VolumeWatch) -> None:
+def test_a_volume_that_answers_is_probed_at_each_check(watch: VolumeWatch) -> None:
     for _ in range(3):
         watch.check()
     assert not watch.hangs
 
 
-def test_a_volume_that_is_gone_answers_too(tmp_path: Path) -> None:
+def test_a_missing_volume_does_not_count_as_hanging(tmp_path: Path) -> None:
     watch = VolumeWatch(tmp_path / "none")
     watch.check()
     watch.stop()
 
 
-def test_a_volume_that_hangs_is_asked_until_it_answers(watch: VolumeWatch) -> None:
+def test_a_hanging_volume_recovers_once_it_answers(watch: VolumeWatch) -> None:
     hang(watch)
     assert watch.hangs
     with pytest.raises(DiskHangs):
@@ -61,7 +61,7 @@ def test_a_volume_that_hangs_is_asked_until_it_answers(watch: VolumeWatch) -> No
     watch.check()
 
 
-def test_a_watch_whose_process_dies_has_another(watch: VolumeWatch) -> None:
+def test_a_watch_restarts_its_probe_process_when_that_dies(watch: VolumeWatch) -> None:
     watch.check()
     signal_asker(watch, signal.SIGKILL)
     for _ in range(3):
@@ -70,7 +70,7 @@ def test_a_watch_whose_process_dies_has_another(watch: VolumeWatch) -> None:
     assert not watch.hangs
 
 
-def test_whoever_waits_is_told_when_the_volume_hangs(watch: VolumeWatch) -> None:
+def test_waiting_calls_raise_disk_hangs_when_the_volume_hangs(watch: VolumeWatch) -> None:
     disk, free = DiskThreads("volume", watch=watch), threading.Event()
 
     async def main() -> None:
@@ -80,7 +80,7 @@ def test_whoever_waits_is_told_when_the_volume_hangs(watch: VolumeWatch) -> None
         for one in waiting:
             with pytest.raises(DiskHangs):
                 await one
-        # And none is begun while it hangs.
+        # No new call starts while the volume hangs.
         with pytest.raises(DiskHangs):
             await disk.run(free.wait)
 
@@ -90,7 +90,7 @@ def test_whoever_waits_is_told_when_the_volume_hangs(watch: VolumeWatch) -> None
     free.set()
 
 
-def test_a_process_that_works_on_a_volume_that_hangs_is_not_waited_for(watch: VolumeWatch) -> None:
+def test_waiting_for_a_process_ends_when_its_volume_hangs(watch: VolumeWatch) -> None:
     disk = DiskThreads("volume", watch=watch)
 
     async def main() -> None:
@@ -102,7 +102,7 @@ def test_a_process_that_works_on_a_volume_that_hangs_is_not_waited_for(watch: Vo
     asyncio.run(main())
 
 
-def test_other_disks_threads_are_their_own() -> None:
+def test_each_disk_has_threads_of_its_own() -> None:
     hanging, other, free = DiskThreads("one", threads=2), DiskThreads("other"), threading.Event()
 
     async def main() -> None:
@@ -121,7 +121,7 @@ def test_other_disks_threads_are_their_own() -> None:
     asyncio.run(main())
 
 
-def test_what_is_made_after_all_is_undone_when_nobody_waits_any_more() -> None:
+def test_a_late_result_is_undone_when_nobody_waits_for_it() -> None:
     disk, free, undone = DiskThreads("one"), threading.Event(), threading.Event()
 
     def make() -> str:

@@ -1,4 +1,4 @@
-"""Work that goes on when nobody waits for it any more, and gives its place to what is waited for."""
+"""Shared builds: they continue without waiters, and yield their slot to builds that have some."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -12,7 +12,7 @@ from support.waiting import until
 
 
 class Builds:
-    """Flights that need a place for another flight, as environments do."""
+    """Flights that join a second flight, which needs a build slot, as environments do."""
 
     def __init__(self, places: int, *, goes_on: bool = True) -> None:
         self.slots = BuildSlots(places)
@@ -56,7 +56,7 @@ async def cancelled(task: "asyncio.Task[str]") -> None:
         await task
 
 
-def test_what_has_begun_goes_on_for_whoever_asks_again() -> None:
+def test_a_running_build_continues_and_serves_the_next_request() -> None:
     async def main() -> None:
         builds = Builds(1)
         impatient = builds.ask("a")
@@ -72,7 +72,7 @@ def test_what_has_begun_goes_on_for_whoever_asks_again() -> None:
     run(main())
 
 
-def test_without_anybody_it_comes_to_its_end() -> None:
+def test_a_running_build_finishes_without_waiters() -> None:
     async def main() -> None:
         builds = Builds(1)
         impatient = builds.ask("a")
@@ -84,7 +84,7 @@ def test_without_anybody_it_comes_to_its_end() -> None:
     run(main())
 
 
-def test_where_it_is_not_to_go_on_it_ends_with_its_last_waiter() -> None:
+def test_with_goes_on_false_a_build_ends_with_its_last_waiter() -> None:
     async def main() -> None:
         builds = Builds(1, goes_on=False)
         first, second = builds.ask("a"), builds.ask("a")
@@ -97,7 +97,7 @@ def test_where_it_is_not_to_go_on_it_ends_with_its_last_waiter() -> None:
     run(main())
 
 
-def test_what_has_not_begun_ends_with_its_last_waiter() -> None:
+def test_a_queued_build_ends_with_its_last_waiter() -> None:
     async def main() -> None:
         builds = Builds(1)
         held, waiting = builds.ask("a"), builds.ask("b")
@@ -112,7 +112,7 @@ def test_what_has_not_begun_ends_with_its_last_waiter() -> None:
 
 
 @pytest.mark.parametrize("first", ["the waiter leaves", "the other comes"])
-def test_its_place_goes_to_what_is_waited_for(first: str) -> None:
+def test_a_build_without_waiters_yields_its_slot_to_one_with_waiters(first: str) -> None:
     async def main() -> None:
         builds = Builds(1)
         impatient = builds.ask("a")
@@ -126,7 +126,7 @@ def test_its_place_goes_to_what_is_waited_for(first: str) -> None:
             await cancelled(impatient)
         await builds.runs("b")
         assert builds.ended == ["a"]
-        # Whoever asks for it now has it built anew, in its turn.
+        # A new request for "a" queues, and starts its build from scratch.
         again = builds.ask("a")
         builds.finish("b")
         assert await other == "built b"
@@ -137,7 +137,7 @@ def test_its_place_goes_to_what_is_waited_for(first: str) -> None:
     run(main())
 
 
-def test_only_as_many_give_up_as_others_wait() -> None:
+def test_only_as_many_builds_yield_as_others_wait() -> None:
     async def main() -> None:
         builds = Builds(3)
         patient, *impatient = [builds.ask(key) for key in ("a", "b", "c")]
@@ -155,7 +155,7 @@ def test_only_as_many_give_up_as_others_wait() -> None:
     run(main())
 
 
-def test_one_build_for_two_requests_is_wanted_while_either_is() -> None:
+def test_a_build_for_two_requests_continues_while_either_waits() -> None:
     async def main() -> None:
         builds = Builds(1)
         impatient, patient = builds.ask("one", "a"), builds.ask("other", "a")
@@ -173,7 +173,7 @@ def test_one_build_for_two_requests_is_wanted_while_either_is() -> None:
     run(main())
 
 
-def test_the_end_of_all_ends_it_too() -> None:
+def test_closing_ends_a_build_without_waiters() -> None:
     async def main() -> None:
         builds = Builds(1)
         impatient = builds.ask("a")

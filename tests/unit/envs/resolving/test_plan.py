@@ -1,4 +1,4 @@
-"""The decision between base, layer and isolated, on tables; uv's words to errors; eviction."""
+"""The choice between base, layer and isolated; errors from uv's output; memos and settings."""
 
 import copy
 import pickle
@@ -45,7 +45,7 @@ def spec(*requirements: str) -> NormalSpec:
     return normalise(Spec(requirements=requirements), references=REFERENCE_KINDS)
 
 
-def test_lock_lines() -> None:
+def test_lock_lines_are_parsed_with_their_origin() -> None:
     rows = parse_lock("alpha==1.0   # via beta, -r x.in\nb @ file:///x  # via -r x.in\n# no\n")
     assert [(row.name, row.line, row.via) for row in rows] == [
         ("alpha", "alpha==1.0", "beta"),
@@ -53,7 +53,7 @@ def test_lock_lines() -> None:
     ]
 
 
-def test_the_base_alone_may_do() -> None:
+def test_the_base_alone_satisfies_a_request_where_it_can() -> None:
     base = facts(package("torch", "2.4.0+cu128"), package("numpy", "1.26.4"))
     plan = from_base(spec("torch==2.4.0", "numpy<2"), base)
     assert plan is not None
@@ -63,7 +63,7 @@ def test_the_base_alone_may_do() -> None:
     assert from_base(spec("pandas"), base) is None
 
 
-def test_extras_of_base_packages_are_looked_into() -> None:
+def test_extras_of_base_packages_are_checked() -> None:
     web = package("web", "1.0", "fast>=2 ; extra == 'quick'", extras="quick")
     assert from_base(spec("web[quick]"), facts(web)) is None
     assert from_base(spec("web[quick]"), facts(web, package("fast", "1.0"))) is None
@@ -107,7 +107,7 @@ def test_a_conflict_is_isolated() -> None:
     assert plan.lines == ("numpy==2.2.6",)
 
 
-def test_a_clash_that_the_lines_alone_tell() -> None:
+def test_a_clash_is_found_from_the_requirements_alone() -> None:
     base = facts(package("numpy", "1.26.4"), package("torch", "2.4.0+cu128"))
     assert clash(spec("numpy==2.2.6"), base) == (
         "the base conflicts: it has numpy 1.26.4, not numpy==2.2.6"
@@ -116,18 +116,18 @@ def test_a_clash_that_the_lines_alone_tell() -> None:
         assert clash(spec(fine), base) == ""
 
 
-def test_lines_that_leave_a_choice() -> None:
+def test_lines_that_leave_a_choice_of_versions_are_open() -> None:
     base = facts(package("numpy", "1.26.4"))
     asked = spec("numpy", "a==1.0", "b>=1", "c==1.*", "d @ https://x/d.whl", "e==1.0,>0")
     assert open_lines(asked, base) == ("b>=1", "c==1.*")
 
 
-def test_stub_versions() -> None:
+def test_stubs_of_base_packages_have_a_local_version() -> None:
     assert stub_version(package("a", "1.0")) == "1.0+flashpool.base"
     assert stub_version(package("a", "1.0+cu128")) == "1.0+cu128"
 
 
-def test_merged_metadata() -> None:
+def test_merged_metadata_shows_unmet_requirements() -> None:
     base = facts(package("numpy", "1.26.4"))
     layer = {"pandas": package("pandas", "2.0", "numpy>=1.20", "tz ; sys_platform == 'win32'")}
     assert problems(["pandas"], layer, base) == []
@@ -156,7 +156,7 @@ UNTRUSTED = (
 )
 
 
-def test_a_certificate_that_nobody_trusts_is_not_for_asking_again() -> None:
+def test_an_untrusted_certificate_is_not_retryable() -> None:
     failure = classify(UNTRUSTED, "resolve")
     assert isinstance(failure, errors.CertificateRefused)
     assert not failure.retryable
@@ -177,7 +177,7 @@ def test_a_certificate_that_nobody_trusts_is_not_for_asking_again() -> None:
         ({"UV_NATIVE_TLS": "false"}, None),
     ],
 )
-def test_uv_trusts_whom_the_system_trusts(
+def test_uv_uses_the_certificates_of_the_system(
     chosen: dict[str, str],
     expected: str | None,
     tmp_path: Path,
@@ -190,7 +190,7 @@ def test_uv_trusts_whom_the_system_trusts(
     for name, value in chosen.items():
         monkeypatch.setenv(name, value)
     uv = uv_cli.Uv(executable=tmp_path, cache=tmp_path, settings=EnvSettings(), limit_s=1)
-    # A slim image trusts nobody: uv's own list is the better one there.
+    # A slim image has no certificates, so uv keeps its own list there.
     certificates.mkdir()
     assert uv._environment(()).get("UV_SYSTEM_CERTS") == chosen.get("UV_SYSTEM_CERTS")
     (certificates / "own.pem").touch()
@@ -215,7 +215,7 @@ def test_uv_trusts_whom_the_system_trusts(
         ("error: No interpreter found for Python 3.99", "InterpreterMissing"),
     ],
 )
-def test_words_of_uv(words: str, kind: str) -> None:
+def test_uvs_output_is_classified(words: str, kind: str) -> None:
     failure = classify(f"Using Python 3.12\n{words}", "build")
     assert type(failure).__name__ == kind
     assert failure.words.startswith("error:")
@@ -230,11 +230,11 @@ def test_a_missing_header_names_its_package() -> None:
     assert "libpq-dev" in failure.advice
 
 
-def test_credentials_are_never_told() -> None:
+def test_credentials_are_masked() -> None:
     assert trimmed("error: https://user:secret@host/x") == "error: https://***@host/x"
 
 
-def test_long_words_keep_both_ends() -> None:
+def test_long_output_keeps_both_ends() -> None:
     text = trimmed("error: begin\n" + "x\n" * 10_000 + "the end")
     assert len(text) < 4100
     assert text.startswith("error: begin")
@@ -251,7 +251,7 @@ def test_errors_survive_pickling(name: str) -> None:
         assert vars(again) == vars(failure)
 
 
-def test_failures_fade() -> None:
+def test_remembered_failures_expire() -> None:
     now = [0.0]
     failures = Failures(60, clock=lambda: now[0])
     failures.remember("a", errors.ResolutionFailed("x"))
@@ -272,7 +272,7 @@ def test_memo_has_a_lifetime_and_refresh_skips_it() -> None:
     assert memo.get(Spec(requirements=("a",))) is None
 
 
-def test_file_systems() -> None:
+def test_the_file_system_of_a_path_is_found() -> None:
     mounts = (
         "1 0 8:1 / / rw - ext4 /dev/sda rw\n"
         "2 1 0:5 / /vol rw - fuse.juicefs x rw\n"
@@ -287,7 +287,7 @@ def test_file_systems() -> None:
     assert not is_remote("overlay")
 
 
-def test_settings_from_the_environment() -> None:
+def test_settings_are_read_from_the_environment() -> None:
     settings = EnvSettings.from_environ(
         {"FLASHPOOL_VOLUME": "/v", "FLASHPOOL_ENV_QUOTA_MB": "200", "FLASHPOOL_VOLUME_KEY": "k"}
     )

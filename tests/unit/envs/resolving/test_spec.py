@@ -1,4 +1,4 @@
-"""Normalisation: what does not matter, what is refused, and with which words."""
+"""Normalisation of specs: what makes no difference, what is refused, and with which messages."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ def normal(*requirements: str, **rest: object) -> NormalSpec:
         (["x; python_version>'3'"], ['x ; python_version > "3"']),
     ],
 )
-def test_spelling_does_not_matter(left: list[str], right: list[str]) -> None:
+def test_spellings_of_one_spec_are_equal(left: list[str], right: list[str]) -> None:
     assert normal(*left) == normal(*right)
 
 
@@ -41,11 +41,11 @@ def test_spelling_does_not_matter(left: list[str], right: list[str]) -> None:
         (["x; python_version>'3'"], ["x"]),
     ],
 )
-def test_meaning_does_matter(left: list[str], right: list[str]) -> None:
+def test_different_specs_are_different(left: list[str], right: list[str]) -> None:
     assert normal(*left) != normal(*right)
 
 
-def test_duplicates_with_other_markers_stay_apart() -> None:
+def test_duplicates_with_different_markers_are_kept() -> None:
     lines = normal("x<1 ; python_version<'3.9'", "x>=1 ; python_version>='3.9'").lines
     assert len(lines) == 2
 
@@ -87,8 +87,8 @@ def test_duplicates_with_other_markers_stay_apart() -> None:
         "\ud800",
     ],
 )
-def test_refused(text: str) -> None:
-    """With a reason, and with what to do about it."""
+def test_invalid_requirements_are_refused_with_advice(text: str) -> None:
+    """Each refusal has a reason and says what to do."""
     with pytest.raises(SpecRefused) as caught:
         normal(text)
     assert caught.value.phase == "spec"
@@ -112,7 +112,7 @@ def test_references_outside_the_policy_say_so() -> None:
     assert "FLASHPOOL_ENV_REFERENCES" in caught.value.advice
 
 
-def test_local_files_count_by_content(tmp_path: Path) -> None:
+def test_local_files_are_identified_by_content(tmp_path: Path) -> None:
     wheel = tmp_path / "alpha-1.0-py3-none-any.whl"
     wheel.write_bytes(b"one")
     first = normal(str(wheel))
@@ -124,7 +124,7 @@ def test_local_files_count_by_content(tmp_path: Path) -> None:
     assert normal(str(moved)).requirements[0].identity == first.requirements[0].identity
 
 
-def test_directories_without_end_are_refused(
+def test_directories_beyond_the_limits_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(20):
@@ -141,8 +141,8 @@ def test_directories_without_end_are_refused(
         normal(text)
 
 
-def test_a_directory_may_come_without_a_name(tmp_path: Path) -> None:
-    """Its content tells it from another until uv has said what it is."""
+def test_a_local_directory_needs_no_name(tmp_path: Path) -> None:
+    """Until uv reports its name, the directory is identified by its content."""
     (tmp_path / "pyproject.toml").write_text("[project]\n")
     (bare,) = normal(f"{tmp_path}[more]").requirements
     assert (bare.name, bare.direct) == ("", True)
@@ -151,7 +151,7 @@ def test_a_directory_may_come_without_a_name(tmp_path: Path) -> None:
     assert named.identity == f"thing{bare.identity}"
 
 
-def test_what_a_build_leaves_behind_is_no_content(tmp_path: Path) -> None:
+def test_build_products_do_not_count_as_content(tmp_path: Path) -> None:
     (tmp_path / "pkg").mkdir()
     before = normal(str(tmp_path))
     for made in ("build/lib", "thing.egg-info", "src/thing.egg-info", "pkg/__pycache__"):
@@ -195,12 +195,12 @@ def test_what_a_build_leaves_behind_is_no_content(tmp_path: Path) -> None:
         ("numpy>=2 ; python_version>'3' # - why", *['numpy>=2; python_version > "3"'] * 2),
     ],
 )
-def test_forms_that_pip_and_uv_take(text: str, line: str, identity: str) -> None:
+def test_forms_that_pip_and_uv_accept_are_accepted(text: str, line: str, identity: str) -> None:
     (found,) = normal(text).requirements
     assert (found.line, found.identity) == (line, identity)
 
 
-def test_a_line_that_is_a_comment_is_nothing() -> None:
+def test_comment_lines_are_ignored() -> None:
     assert normal("# what the call imports", "numpy") == normal("numpy")
     with pytest.raises(SpecRefused, match="control character"):
         normal("# one\nnumpy")
@@ -234,13 +234,13 @@ def test_a_line_that_is_a_comment_is_nothing() -> None:
         ("./thing", "absolute path"),
     ],
 )
-def test_a_refusal_advises_what_was_meant(text: str, advice: str) -> None:
+def test_a_refusal_suggests_what_was_meant(text: str, advice: str) -> None:
     with pytest.raises(SpecRefused) as caught:
         normal(text)
     assert advice in caught.value.advice
 
 
-def test_python_versions() -> None:
+def test_python_versions_are_checked() -> None:
     assert normal(python_version=" 3.12 ").python_version == "3.12"
     for bad in ("2.7", "3", "3.12; rm", "/bin/python", ">=3.12", "latest", "3.9", "3.9.18"):
         with pytest.raises(SpecRefused) as caught:
@@ -249,7 +249,7 @@ def test_python_versions() -> None:
     assert normal(python_version="3.10").python_version == "3.10"
 
 
-def test_system_packages() -> None:
+def test_system_packages_are_checked() -> None:
     spec = normal(system_packages=("libgl1", "curl", "curl ", ""))
     assert spec.system_packages == ("curl", "libgl1")
     for bad in ("--yes", "a b", "../x", "UPPER", "x;y"):
@@ -258,6 +258,6 @@ def test_system_packages() -> None:
         assert caught.value.advice
 
 
-def test_too_many() -> None:
+def test_too_many_requirements_are_refused() -> None:
     with pytest.raises(SpecRefused, match="at most"):
         normal(*(f"p{n}" for n in range(501)))

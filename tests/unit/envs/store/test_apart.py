@@ -1,4 +1,4 @@
-"""What is done on a volume that may hang: by other processes, as it would be done here."""
+"""Stand-ins access a volume that may hang; the results are the same as in this process."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ from support.apart_functions import refuse, where, who
 
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # Other tests look at these places as well: at all folders beside their own.
+    # The list of kept-apart roots is global: without this, other tests would use stand-ins too.
     monkeypatch.setattr(apart, "_roots", apart._roots)
     yield
     apart.end_idle_stand_ins()
@@ -29,7 +29,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def stand_ins_of_this() -> list[psutil.Process]:
-    """Other tests may have children of their own in this process."""
+    """Stand-ins among this process's children; other tests may have children here as well."""
     return [one for one in psutil.Process().children() if "apart_program" in str(_command(one))]
 
 
@@ -45,14 +45,14 @@ def volume(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_another_process_looks_there_and_this_one_elsewhere(volume: Path) -> None:
+def test_stand_ins_access_the_volume_and_this_process_other_paths(volume: Path) -> None:
     assert where(volume / "file") != os.getpid()
     assert where(volume) != os.getpid()
     assert where(volume.parent / "file") == os.getpid()
     assert where(volume.with_name(f"{volume.name}-too")) == os.getpid()
 
 
-def test_one_process_serves_again_and_several_at_once(volume: Path) -> None:
+def test_stand_ins_are_reused_and_several_run_at_once(volume: Path) -> None:
     assert where(volume) == where(volume)
     together = threading.Barrier(3)
     seen: set[int] = set()
@@ -71,7 +71,7 @@ def test_one_process_serves_again_and_several_at_once(volume: Path) -> None:
     assert len(stand_ins_of_this()) <= 2
 
 
-def test_what_goes_wrong_there_is_raised_here(volume: Path) -> None:
+def test_errors_of_a_stand_in_are_raised_here(volume: Path) -> None:
     for problem in (Tampered("it differs", advice="look"), OSError(errno.ESTALE, "stale", "x")):
         with pytest.raises(type(problem)) as raised:
             where(volume, fails=problem)
@@ -79,12 +79,14 @@ def test_what_goes_wrong_there_is_raised_here(volume: Path) -> None:
     assert isinstance(where(volume), int)
 
 
-def test_its_log_is_ours(volume: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_records_of_a_stand_in_arrive_here(
+    volume: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     where(volume / "there")
     assert [(one.name, one.getMessage()) for one in caplog.records] == [("volume", "it is there")]
 
 
-def test_one_that_is_killed_fails_what_it_was_at_and_nothing_else(volume: Path) -> None:
+def test_a_killed_stand_in_fails_its_current_operation_only(volume: Path) -> None:
     (volume / "large").write_bytes(bytes(8 << 20))
     killed = where(volume)
     kill(killed)
@@ -102,21 +104,21 @@ def kill(pid: int) -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
-def test_nobody_of_the_same_user_looks_into_one(volume: Path) -> None:
+def test_other_processes_of_the_user_cannot_inspect_a_stand_in(volume: Path) -> None:
     if os.geteuid() == 0:
         assert Path(f"/proc/{where(volume)}/environ").stat().st_uid == 0
     with pytest.raises(OSError, match="exited"):
         where(volume, fails=OSError("exited"))
 
 
-def test_a_stream_that_is_left_ends_its_process(volume: Path) -> None:
+def test_leaving_a_stream_early_ends_its_stand_in(volume: Path) -> None:
     (volume / "large").write_bytes(bytes(5 << 20))
     with Folder(volume).reading("large", 10 << 20) as file:
         assert len(file.read(10)) == 10
     assert stand_ins_of_this() == []
 
 
-def test_files_are_written_and_read_there_as_anywhere(volume: Path) -> None:
+def test_json_is_written_and_read_through_a_stand_in(volume: Path) -> None:
     path = volume / "requests" / "one.json"
     write_json(path, {"digest": "ü"})
     assert read_json(path) == {"digest": "ü"}
@@ -124,7 +126,7 @@ def test_files_are_written_and_read_there_as_anywhere(volume: Path) -> None:
     assert read_json(volume / "none.json") is None
 
 
-def test_streams_go_both_ways(volume: Path) -> None:
+def test_streams_are_written_and_read_through_a_stand_in(volume: Path) -> None:
     content = os.urandom(3 << 20)
     with _writing(volume / "file") as file:
         file.write(content)
@@ -133,7 +135,7 @@ def test_streams_go_both_ways(volume: Path) -> None:
         assert file.read() == content
 
 
-def test_no_descriptor_of_such_a_file_is_here(volume: Path) -> None:
+def test_no_descriptor_of_the_volume_is_open_here(volume: Path) -> None:
     (volume / "file").write_bytes(b"content")
     with Folder(volume).reading("file", 100):
         opened = [
@@ -144,7 +146,7 @@ def test_no_descriptor_of_such_a_file_is_here(volume: Path) -> None:
         assert not [path for path in opened if path.startswith(str(volume))]
 
 
-def test_what_is_no_file_of_ours_is_not_read(volume: Path) -> None:
+def test_pipes_directories_and_large_files_are_not_read(volume: Path) -> None:
     os.mkfifo(volume / "pipe")
     (volume / "large").write_bytes(b"x" * 100)
     (volume / "folder").mkdir()
@@ -158,21 +160,21 @@ def test_what_is_no_file_of_ours_is_not_read(volume: Path) -> None:
             pass
 
 
-def test_an_error_is_told_by_its_number(volume: Path) -> None:
+def test_errors_keep_their_errno(volume: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_file(volume / "none", 10)
     with pytest.raises(FileNotFoundError), _writing(volume / "no-folder" / "file") as file:
         file.write(b"x" * (1 << 20))
 
 
-def test_a_full_volume_is_told_as_full() -> None:
+def test_a_full_volume_raises_enospc() -> None:
     apart.keep_apart(Path("/dev/full"))
     with pytest.raises(OSError, match="space") as raised, _writing(Path("/dev/full")) as file:
         file.write(b"content")
     assert raised.value.errno == errno.ENOSPC
 
 
-def test_links_are_not_followed_there(volume: Path) -> None:
+def test_a_stand_in_follows_no_links(volume: Path) -> None:
     (volume / "theirs").write_bytes(b"theirs")
     (volume / "link").symlink_to(volume / "theirs")
     folder = Folder(volume)
@@ -183,7 +185,7 @@ def test_links_are_not_followed_there(volume: Path) -> None:
     assert (volume / "theirs").read_bytes() == b"theirs"
 
 
-def test_names_and_links_are_made_found_and_moved(volume: Path) -> None:
+def test_a_store_works_through_a_stand_in(volume: Path) -> None:
     store = Store(volume / "store")
     store.prepare()
     claims = Folder(store.root, "claims")
@@ -200,7 +202,7 @@ def test_names_and_links_are_made_found_and_moved(volume: Path) -> None:
     assert Folder(store.root, "claims").files(str) == []
 
 
-def test_times_are_the_file_systems(volume: Path) -> None:
+def test_times_come_from_the_file_systems_clock(volume: Path) -> None:
     folder = Folder(volume)
     folder.touch("mark")
     (volume / "link").symlink_to("mark")
@@ -213,7 +215,7 @@ def test_times_are_the_file_systems(volume: Path) -> None:
     assert sorted(os.listdir(volume)) == ["link", "mark"]
 
 
-def test_pieces_are_taken_to_the_last_when_they_cannot_be_used(volume: Path) -> None:
+def test_a_receiver_that_fails_still_reads_all_that_is_sent(volume: Path) -> None:
     with pytest.raises(OSError, match="no more"), apart.sending(refuse, volume) as stream:
         for _ in range(20):
             stream.write(bytes(1 << 20))

@@ -54,7 +54,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def environment(store: Store, digest: str, size: int = 1000) -> Path:
-    """A directory that passes for an environment."""
+    """Create a directory that passes for an environment."""
     path = store.environment(digest)
     (path / "lib" / "python3.12" / "site-packages").mkdir(parents=True)
     (path / "data").write_bytes(os.urandom(size))
@@ -83,7 +83,7 @@ def backdate(path: Path, seconds: float) -> None:
     os.utime(path, (then, then))
 
 
-def test_ids_are_hex(store: Store) -> None:
+def test_digests_are_forty_hex_digits(store: Store) -> None:
     for bad in ("../x", "A" * 40, "a" * 39, "", "a" * 41):
         with pytest.raises(ValueError, match="not an id"):
             store.environment(bad)
@@ -123,7 +123,7 @@ def test_a_dead_process_of_this_host_is_known_at_once(store: Store) -> None:
     assert pod.holders.dead("nonsense")
 
 
-def test_another_host_is_dead_after_long_silence_only(store: Store) -> None:
+def test_a_holder_on_another_host_is_dead_only_after_long_silence(store: Store) -> None:
     here, there = Pod(store), Pod(store).elsewhere()
     assert not here.holders.dead(there.holders.me)
     backdate(store.holders / there.holders.me, 120)
@@ -147,7 +147,7 @@ def test_a_stopped_process_loses_its_claim_but_not_its_leases(store: Store) -> N
     assert not here.holders.dead(stopped.holders.me)
 
 
-def test_claims(store: Store) -> None:
+def test_a_claim_has_one_owner_until_it_is_released(store: Store) -> None:
     one, two = Pod(store), Pod(store)
     assert one.claims.take(A)
     assert one.claims.take(A), "one's own claim is no obstacle"
@@ -159,18 +159,18 @@ def test_claims(store: Store) -> None:
     assert two.claims.take(A)
 
 
-def test_a_dead_builder_s_claim_is_taken_by_one(store: Store) -> None:
+def test_a_dead_builders_claim_can_be_taken(store: Store) -> None:
     me = parse_holder(Pod(store).holders.me)
     assert me is not None
     store.claim(A).symlink_to(f"{me.host}-{me.pid}-1-00000000")
     pods = [Pod(store) for _ in range(8)]
     got = _race(*[partial(pod.claims.take, A) for pod in pods])
-    # More than one is possible (both moved a claim away), and costs work only.
+    # More than one pod may succeed (both moved a claim away); that only costs a second build.
     assert any(got)
     assert store.claim(A).is_symlink()
 
 
-def test_leased_environments_stay(store: Store) -> None:
+def test_leased_environments_are_not_evicted(store: Store) -> None:
     environment(store, A)
     environment(store, B)
     here, there = Pod(store), Pod(store)
@@ -184,7 +184,7 @@ def test_leased_environments_stay(store: Store) -> None:
     assert os.listdir(store.trash) == []
 
 
-def test_marks_of_the_dead_do_not_count(store: Store) -> None:
+def test_lease_marks_of_dead_holders_are_ignored(store: Store) -> None:
     environment(store, A)
     pod = Pod(store)
     me = parse_holder(pod.holders.me)
@@ -196,7 +196,7 @@ def test_marks_of_the_dead_do_not_count(store: Store) -> None:
     assert pod.evictor(store).evict(A)
 
 
-def test_own_leases_stay_and_idle_ones_go(store: Store) -> None:
+def test_own_leases_prevent_eviction_and_idle_ones_do_not(store: Store) -> None:
     environment(store, A)
     pod = Pod(store)
     with pod.table.pinning(A):
@@ -211,7 +211,7 @@ def test_own_leases_stay_and_idle_ones_go(store: Store) -> None:
     assert pod.table.take(A) is None
 
 
-def test_sweeping_lets_go_after_the_hold(store: Store) -> None:
+def test_sweeping_releases_idle_leases_after_the_hold(store: Store) -> None:
     pod = Pod(store)
     pod.marks.put(A)
     pod.table.enter(A, "x")
@@ -225,7 +225,7 @@ def test_sweeping_lets_go_after_the_hold(store: Store) -> None:
 
 
 def _race(*actions: Callable[[], bool]) -> list[bool]:
-    """Run the actions at the same instant; answer what each said."""
+    """Run the actions at the same instant; return the result of each."""
     barrier = threading.Barrier(len(actions))
     said = [False] * len(actions)
 
@@ -242,7 +242,7 @@ def _race(*actions: Callable[[], bool]) -> list[bool]:
 
 
 def test_user_and_evictor_never_both_win(store: Store) -> None:
-    """Dekker's order, tried: either the user finds it, there to stay, or it is gone."""
+    """Dekker's algorithm: either the user finds the environment and keeps it, or it is evicted."""
     user, other = Pod(store), Pod(store)
 
     def use() -> bool:
@@ -314,10 +314,10 @@ def test_bytes_count_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seen", ["scratch", "envs"])
-def test_what_moves_while_bytes_are_counted_counts_once(
+def test_a_directory_moved_while_bytes_are_counted_counts_once(
     seen: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Published when scratch has been looked at; evicted when the environments have."""
+    """Publish just after scratch was measured; evict just after the environments were."""
     pod = Pod(store)
     path = environment(store, A, 100_000)
     before = pod.evictor(store).measure().total
@@ -379,10 +379,10 @@ def test_tampering_is_found_with_a_key(store: Store, tamper: Callable[[Path], An
         manifest.check_seal(path, b"key")
 
 
-def test_an_eviction_takes_no_mark_that_came_after_it(
+def test_an_eviction_removes_no_lease_mark_made_after_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Deleting takes seconds; meanwhile another process has the same environment again."""
+    """Deleting takes seconds; meanwhile another process may publish and lease the same digest."""
     environment(store, A)
     here, there = Pod(store), Pod(store)
     delete = store.empty_trash
@@ -401,10 +401,10 @@ def test_an_eviction_takes_no_mark_that_came_after_it(
     assert os.listdir(store.root / "leases") == []
 
 
-def test_an_evictor_that_was_stopped_puts_back_what_is_used(
+def test_an_evictor_that_was_stopped_restores_a_leased_environment(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has looked, and is stopped for longer than a user waits for it."""
+    """The evictor looks for leases, then is stopped for longer than a user waits for an evictor."""
     monkeypatch.setattr(lease_files, "_INTENT_LIMIT_S", 0.05)
     path = environment(store, A)
     here, there = Pod(store), Pod(store)
@@ -422,7 +422,7 @@ def test_an_evictor_that_was_stopped_puts_back_what_is_used(
     assert os.listdir(store.scratch_root) == os.listdir(store.trash) == []
 
 
-def test_what_is_gone_is_leased_no_more_until_it_is_back(store: Store) -> None:
+def test_a_lost_environment_is_not_leased_until_it_is_back(store: Store) -> None:
     pod = Pod(store)
     pod.marks.put(A)
     pod.table.enter(A, "before")
@@ -437,7 +437,7 @@ def test_what_is_gone_is_leased_no_more_until_it_is_back(store: Store) -> None:
     assert pod.table.held() == {A: 0}
 
 
-def test_a_lease_may_go_back_after_the_end(store: Store) -> None:
+def test_a_lease_may_be_given_back_after_the_table_was_cleared(store: Store) -> None:
     pod = Pod(store)
     pod.marks.put(A)
     pod.table.enter(A, "x")
@@ -446,8 +446,8 @@ def test_a_lease_may_go_back_after_the_end(store: Store) -> None:
     assert pod.table.held() == {}
 
 
-def test_a_slow_volume_holds_up_no_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lease is taken on the event loop; to remove a mark may take as long as the volume likes."""
+def test_a_slow_volume_does_not_delay_leases(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease is taken on the event loop, while removing a mark from a volume may take long."""
     pod = Pod(store)
     for digest in (A, B):
         pod.marks.put(digest)
@@ -481,8 +481,8 @@ def _mark(pod: Pod) -> None:
         pod.marks.put(A)
 
 
-def test_a_claim_that_is_none_holds_nobody_up(store: Store) -> None:
-    """As copies of a volume leave it, or whoever else may write there."""
+def test_a_malformed_claim_can_be_taken(store: Store) -> None:
+    """A copied volume, or another writer, may leave a file or directory in place of a claim."""
     pod = Pod(store)
     store.claim(A).write_text("a file")
     store.claim(B).mkdir()
@@ -491,7 +491,7 @@ def test_a_claim_that_is_none_holds_nobody_up(store: Store) -> None:
     assert pod.claims.owner(A) == pod.claims.owner(B) == pod.holders.me
 
 
-def test_json_of_strangers_is_no_surprise(store: Store) -> None:
+def test_malformed_json_reads_as_absent(store: Store) -> None:
     path = store.request(A)
     path.write_text("[" * 200_000)
     assert read_json(path) is None
@@ -527,15 +527,15 @@ def test_json_of_strangers_is_no_surprise(store: Store) -> None:
         {"base_python": "/x\0y"},
     ],
 )
-def test_facts_of_strangers_are_facts_or_none(change: dict[str, Any], store: Store) -> None:
+def test_malformed_facts_read_as_absent(change: dict[str, Any], store: Store) -> None:
     path = environment(store, A)
     assert manifest.read_facts(path) is not None
     write_json(path / manifest.FACTS, {**(read_json(path / manifest.FACTS) or {}), **change})
     assert manifest.read_facts(path) is None
 
 
-def test_what_is_no_file_holds_up_no_check(store: Store) -> None:
-    """A pipe has no end: whoever opens it waits for ever."""
+def test_a_pipe_does_not_block_the_seal_check(store: Store) -> None:
+    """Opening a pipe to read it would block for ever."""
     path = environment(store, A)
     os.mkfifo(path / "lib" / "pipe")
     done: list[str] = []
@@ -555,8 +555,8 @@ def test_what_is_no_file_holds_up_no_check(store: Store) -> None:
 
 
 @pytest.mark.parametrize("key", [b"key", None])
-def test_a_seal_of_an_earlier_version_counts(key: bytes | None, store: Store) -> None:
-    """It lies on a volume that both use. Without a key, imports could add bytecode there."""
+def test_a_seal_of_an_earlier_version_is_accepted(key: bytes | None, store: Store) -> None:
+    """Both versions share a volume. Without a key, imports could add bytecode there."""
     path = environment(store, A)
     manifest.seal(path, key)
     content = read_json(path / manifest.SEAL) or {}
@@ -573,15 +573,15 @@ def test_a_seal_of_an_earlier_version_counts(key: bytes | None, store: Store) ->
 
 
 @pytest.mark.parametrize("files", [["x"], "x", 7, [["a", "b", "c"]], None])
-def test_a_seal_of_strangers_is_no_surprise(files: Any, store: Store) -> None:
+def test_a_malformed_seal_counts_as_tampering(files: Any, store: Store) -> None:
     path = environment(store, A)
     write_json(path / manifest.SEAL, {"files": files, "mac": ""})
     with pytest.raises(Tampered):
         manifest.check_seal(path, None)
 
 
-def test_what_a_writer_left_when_it_died_is_swept_up(store: Store) -> None:
-    """Not at once: it may be at work."""
+def test_leftovers_of_a_dead_writer_are_swept(store: Store) -> None:
+    """Recent files stay: their writer may be alive."""
     pod = Pod(store)
     (store.root / "archives").mkdir()
     left = [
@@ -602,8 +602,8 @@ def test_what_a_writer_left_when_it_died_is_swept_up(store: Store) -> None:
     assert all(path.exists() for path in kept)
 
 
-def test_a_key_covers_what_requests_mean(store: Store) -> None:
-    """Else whoever writes to the volume chooses which environment a request gets."""
+def test_a_key_signs_the_memo_of_a_request(store: Store) -> None:
+    """Otherwise anyone who can write to the volume chooses which environment a request gets."""
     signed, plain = StoredMemo(store, 60, key=b"key"), StoredMemo(store, 60)
     signed.put(A, B, ("numpy",))
     found = signed.get(A)
@@ -619,7 +619,7 @@ def test_a_key_covers_what_requests_mean(store: Store) -> None:
 
 
 def test_eviction_by_free_space(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As much as is wanted, and no more: each one that goes frees what it took."""
+    """Evict no more than needed: each evicted environment frees its bytes."""
     digests = [character * 40 for character in "abc"]
     pod = Pod(store)
     for age, digest in enumerate(digests):
@@ -634,10 +634,8 @@ def test_eviction_by_free_space(store: Store, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_link_on_the_volume_leads_no_deletion_astray(
-    late: bool, store: Store, tmp_path: Path
-) -> None:
-    """Whoever writes to the volume could have a server delete its own machine's files."""
+def test_deletion_follows_no_link_on_the_volume(late: bool, store: Store, tmp_path: Path) -> None:
+    """Otherwise a writer on the volume could make a server delete files of its own machine."""
     pod = Pod(store)
     victim = tmp_path / "victim"
     (victim / "folder").mkdir(parents=True)
@@ -666,10 +664,10 @@ def test_a_link_on_the_volume_leads_no_deletion_astray(
     assert set(before) <= set(victim.rglob("*"))
 
 
-def test_what_links_lead_to_is_not_counted_and_the_cache_is_none(
+def test_link_targets_are_not_counted_and_a_linked_cache_is_replaced(
     store: Store, tmp_path: Path
 ) -> None:
-    """The whole machine would be counted, and uv would empty what a link to it leads to."""
+    """Otherwise the whole machine would be counted, and uv would empty a linked directory."""
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "file").write_bytes(bytes(1 << 20))
@@ -682,8 +680,8 @@ def test_what_links_lead_to_is_not_counted_and_the_cache_is_none(
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_what_is_no_file_is_not_read(kind: str, store: Store) -> None:
-    """Neither for ever, nor to the end of all memory."""
+def test_pipes_and_devices_are_not_read(kind: str, store: Store) -> None:
+    """A pipe would block for ever, and a device would fill the memory."""
     found: list[object] = []
 
     def put(path: Path) -> Path:
@@ -705,10 +703,10 @@ def test_what_is_no_file_is_not_read(kind: str, store: Store) -> None:
     assert found == [None, "checked"]
 
 
-def test_what_cannot_be_read_is_not_as_it_was_sealed(
+def test_an_unreadable_file_counts_as_tampering(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is built anew; an error of the disk would end every call instead."""
+    """The environment is then rebuilt; a plain disk error would fail every call."""
     path = environment(store, A)
     manifest.seal(path, b"key")
 
@@ -721,7 +719,7 @@ def test_what_cannot_be_read_is_not_as_it_was_sealed(
 
 
 @pytest.mark.parametrize("name", ["a\x85b", "a\u2028b", "a\x0cb", "a\tb", "a\nb", "a\udcffb"])
-def test_names_that_no_list_was_made_for(name: str, store: Store) -> None:
+def test_names_with_odd_characters_are_listed_and_sealed(name: str, store: Store) -> None:
     path = environment(store, A)
     (path / name).write_text("x")
     manifest.list_files(path)
@@ -733,7 +731,7 @@ def test_names_that_no_list_was_made_for(name: str, store: Store) -> None:
 def test_age_counts_on_the_file_system_s_clock(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine's own may jump; and nobody has to build for old ones to go."""
+    """The machine's clock may jump. Old environments are evicted although nothing is built."""
     pod = Pod(store)
     for digest, age in ((A, 100), (B, 1)):
         environment(store, digest)
@@ -747,7 +745,7 @@ def test_age_counts_on_the_file_system_s_clock(
     assert pod.evictor(store).evict_aged() == []
 
 
-def test_marks_of_what_never_came_to_be_are_swept_up(store: Store) -> None:
+def test_marks_of_missing_environments_are_swept(store: Store) -> None:
     pod, other = Pod(store), Pod(store)
     c = "c" * 40
     environment(store, c)

@@ -1,4 +1,4 @@
-"""Where environments lie: what is chosen by itself, what a volume that is no use leaves."""
+"""Where environments are kept: the automatic choice, and fallbacks without a usable volume."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from flashpool.envs.store.locations import choose_places
 
 @pytest.fixture
 def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Settings with a volume on a file system of some type."""
+    """Make settings with a volume on a file system of the given type."""
     volume = tmp_path / "volume"
     volume.mkdir()
     monkeypatch.setattr(locations, "DEFAULT_VOLUME", tmp_path / "runpod-volume")
@@ -40,7 +40,7 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         ("ext4", "archive", "archive"),
     ],
 )
-def test_the_file_system_decides(
+def test_the_file_system_decides_the_mode(
     kind: str, mode: str, expected: str, on: Any, tmp_path: Path
 ) -> None:
     found = choose_places(on(kind, mode=mode))
@@ -51,7 +51,7 @@ def test_the_file_system_decides(
     assert found.cache.parent == local, "uv links out of its cache"
 
 
-def test_without_a_volume_there_is_local_disk(on: Any, tmp_path: Path) -> None:
+def test_without_a_volume_local_disk_is_used(on: Any, tmp_path: Path) -> None:
     found = choose_places(on(volume=None))
     assert (found.mode, found.local) == ("local", tmp_path / "local" / "flashpool")
     assert found.note == "no volume is mounted"
@@ -59,7 +59,7 @@ def test_without_a_volume_there_is_local_disk(on: Any, tmp_path: Path) -> None:
     assert choose_places(on(volume=None)).shared == tmp_path / "runpod-volume" / "flashpool"
 
 
-def test_a_volume_that_is_no_directory_is_told(
+def test_a_volume_that_is_not_a_directory_is_logged(
     on: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -68,13 +68,13 @@ def test_a_volume_that_is_no_directory_is_told(
     assert "cannot be written" in caplog.text
 
 
-def test_a_cache_is_not_trusted_with_a_key(on: Any, tmp_path: Path) -> None:
+def test_with_a_key_the_cache_is_on_local_disk(on: Any, tmp_path: Path) -> None:
     found = choose_places(on(volume_key=b"key"))
     assert found.local == tmp_path / "volume" / "flashpool"
     assert found.cache == tmp_path / "local" / "flashpool" / "cache"
 
 
-def test_nowhere_at_all_says_what_to_do(on: Any, tmp_path: Path) -> None:
+def test_an_error_says_what_to_do_when_no_place_can_be_written(on: Any, tmp_path: Path) -> None:
     (tmp_path / "local").touch()
     with pytest.raises(StoreUnavailable) as caught:
         choose_places(on(volume=tmp_path / "local"))
@@ -84,7 +84,7 @@ def test_nowhere_at_all_says_what_to_do(on: Any, tmp_path: Path) -> None:
 
 @pytest.fixture
 def fallbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: Any) -> Any:
-    """A cache that cannot be made, and a directory for temporary files; `choose` among them."""
+    """Choose places where the user's cache cannot be created and only /tmp remains."""
     (tmp_path / "home").touch()
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
@@ -92,11 +92,11 @@ def fallbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: Any) -> Any:
     return lambda: choose_places(on(volume=None, local=None))
 
 
-def test_what_nobody_named_is_made_for_this_user_alone(fallbacks: Any, tmp_path: Path) -> None:
+def test_a_default_directory_is_private_to_the_user(fallbacks: Any, tmp_path: Path) -> None:
     local = fallbacks().local
     assert local == tmp_path / "tmp" / "flashpool"
     assert local.stat().st_mode & 0o777 == 0o700
-    local.chmod(0o755)  # as earlier versions made it
+    local.chmod(0o755)  # the mode that earlier versions used
     assert fallbacks().local == local
     assert local.stat().st_mode & 0o777 == 0o700
 
@@ -123,7 +123,7 @@ def test_what_nobody_named_is_made_for_this_user_alone(fallbacks: Any, tmp_path:
     ],
     ids=["anybody", "a group", "another user", "a link of another user"],
 )
-def test_what_others_may_have_made_is_refused(
+def test_a_default_directory_that_others_control_is_refused(
     fallbacks: Any, tmp_path: Path, spoil: Any, words: str
 ) -> None:
     root = tmp_path / "tmp" / "flashpool"
@@ -135,13 +135,13 @@ def test_what_others_may_have_made_is_refused(
     assert "FLASHPOOL_LOCAL_DIR" in caught.value.advice
 
 
-def test_a_link_of_one_s_own_is_followed(fallbacks: Any, tmp_path: Path) -> None:
+def test_a_link_of_the_same_user_is_followed(fallbacks: Any, tmp_path: Path) -> None:
     (tmp_path / "large-disk").mkdir()
     (tmp_path / "tmp" / "flashpool").symlink_to(tmp_path / "large-disk")
     assert fallbacks().local == tmp_path / "tmp" / "flashpool"
 
 
-def test_a_directory_that_was_named_may_be_shared(on: Any, tmp_path: Path) -> None:
+def test_a_configured_directory_may_be_shared(on: Any, tmp_path: Path) -> None:
     root = tmp_path / "local" / "flashpool"
     root.mkdir(parents=True)
     root.chmod(0o775)

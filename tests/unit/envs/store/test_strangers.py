@@ -1,4 +1,4 @@
-"""What strangers write on the volume: it ends no heartbeat, and no lease."""
+"""Untrusted content on the volume ends neither a heartbeat nor a lease."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_an_odd_name_is_no_holder_s(name: str, store: Store) -> None:
+def test_an_odd_name_is_not_a_holder(name: str, store: Store) -> None:
     pod = Pod(store)
     assert parse_holder(name) is None
     assert pod.holders.dead(name)
@@ -58,7 +58,7 @@ def test_an_odd_name_is_no_holder_s(name: str, store: Store) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_odd_names_keep_no_pod_from_its_work(kind: str, store: Store) -> None:
+def test_odd_names_do_not_disturb_sweeping_claims_and_eviction(kind: str, store: Store) -> None:
     environment(store, A)
     user, other = Pod(store), Pod(store)
     user.marks.put(A)
@@ -90,7 +90,7 @@ def test_a_deep_tree_in_the_trash_is_removed(store: Store) -> None:
     assert os.listdir(store.trash) == os.listdir(store.scratch_root) == []
 
 
-def test_one_step_that_fails_keeps_no_other_from_its_turn(
+def test_a_failing_step_does_not_prevent_the_others(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pod = Pod(store)
@@ -105,10 +105,10 @@ def test_one_step_that_fails_keeps_no_other_from_its_turn(
     assert "Traceback" in caplog.text
 
 
-def test_a_volume_that_fails_is_no_sign_of_a_death(
+def test_a_heartbeat_that_cannot_be_read_is_not_a_death(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the environment of a running call goes, because of a heartbeat that cannot be read."""
+    """Otherwise the environment of a running call would be evicted after a read error."""
     environment(store, A)
     here, there = Pod(store), Pod(store).elsewhere()
     there.marks.put(A)
@@ -125,7 +125,7 @@ def test_a_volume_that_fails_is_no_sign_of_a_death(
     assert store.environment(A).is_dir()
 
 
-def test_a_process_may_have_any_name(tmp_path: Path) -> None:
+def test_start_times_are_read_whatever_the_process_name(tmp_path: Path) -> None:
     code = (
         "import ctypes, sys\n"
         "ctypes.CDLL(None).prctl(15, b'\\xff\\xfe) Z 1', 0, 0, 0)\n"
@@ -142,7 +142,7 @@ def test_a_process_may_have_any_name(tmp_path: Path) -> None:
             odd.kill()
 
 
-def test_a_lease_does_not_hide_among_too_many_marks(
+def test_too_many_marks_prevent_eviction_until_they_are_swept(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment(store, A)
@@ -157,7 +157,7 @@ def test_a_lease_does_not_hide_among_too_many_marks(
     assert pod.evictor(store).evict(A), "they were nobody's, and are gone"
 
 
-# -- What is in files ---------------------------------------------------------------------
+# -- Contents of files --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_lease_does_not_hide_among_too_many_marks(
     ],
 )
 @pytest.mark.parametrize("key", [None, b"key"])
-def test_a_memo_of_strangers_is_none(
+def test_a_malformed_memo_is_ignored(
     change: dict[str, Any], key: bytes | None, store: Store
 ) -> None:
     memo = StoredMemo(store, 60, key, Pod(store).holders)
@@ -184,17 +184,17 @@ def test_a_memo_of_strangers_is_none(
 
 
 @pytest.mark.parametrize("depth", [100, 900, 5000])
-def test_a_memo_of_any_depth_is_none(depth: int, store: Store) -> None:
+def test_a_deeply_nested_memo_is_ignored(depth: int, store: Store) -> None:
     deep = "[" * depth + "]" * depth
     text = f'{{"digest": "{B}", "resolved": 1, "mac": "", "more": {deep}}}'
     store.request(A).write_text(text)
     assert StoredMemo(store, 60, b"key").get(A) is None
 
 
-def test_a_memo_s_age_is_that_of_the_volume_s_clock(
+def test_a_memos_age_goes_by_the_volumes_clock(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pods' clocks differ: what one of them wrote a moment ago is fresh for all."""
+    """Clocks of pods differ: a memo that one pod just wrote is fresh for all."""
     pod = Pod(store)
     memo = StoredMemo(store, 60, None, pod.holders)
     now = time.time()
@@ -212,8 +212,10 @@ def test_a_memo_s_age_is_that_of_the_volume_s_clock(
     assert not found.fresh
 
 
-def test_a_signed_memo_is_as_old_as_it_says(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its time on the volume is anybody's to set."""
+def test_a_signed_memo_is_as_old_as_its_signed_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anyone who can write to the volume can set a file's time."""
     memo = StoredMemo(store, 60, b"key", Pod(store).holders)
     now = time.time()
     with monkeypatch.context() as patch:
@@ -225,14 +227,14 @@ def test_a_signed_memo_is_as_old_as_it_says(store: Store, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("modules", ["x", 7, {"a": 1}, [1, None, "a b", "x" * 300, "ok"]])
-def test_preloads_of_strangers_are_names_or_none(modules: Any, store: Store) -> None:
+def test_malformed_preloads_are_filtered(modules: Any, store: Store) -> None:
     store.preloads(A).write_text(json.dumps({"modules": modules, "entries": modules}))
     found = read_preloads(store, A)
     assert found.modules == found.entries == (("ok",) if isinstance(modules, list) else ())
 
 
 @pytest.mark.parametrize("row", ["5\ta\0b", "x", "\t", "1" * 5000 + "\tdata", "5\t" + "x/" * 5000])
-def test_a_list_of_files_of_strangers_is_no_surprise(row: str, store: Store) -> None:
+def test_a_malformed_list_of_files_counts_as_tampering(row: str, store: Store) -> None:
     path = environment(store, A)
     (path / manifest.FILES).write_text(f"{row}\n")
     with pytest.raises(Tampered):
@@ -262,7 +264,9 @@ def test_a_sparse_file_is_not_hashed_to_its_end(store: Store) -> None:
         {"digest": 1},
     ],
 )
-def test_a_manifest_of_strangers_is_damaged(change: dict[str, Any], store: Store) -> None:
+def test_a_malformed_archive_manifest_counts_as_tampering(
+    change: dict[str, Any], store: Store
+) -> None:
     archive.pack(environment(store, A), store, Pod(store).holders.me, None)
     path = store.archive_manifest(A)
     assert archive.read_manifest(store, A, None) is not None
@@ -272,7 +276,9 @@ def test_a_manifest_of_strangers_is_damaged(change: dict[str, Any], store: Store
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "directory", "missing"])
-def test_an_archive_that_is_no_file_is_not_read(kind: str, store: Store, tmp_path: Path) -> None:
+def test_an_archive_that_is_not_a_regular_file_is_not_read(
+    kind: str, store: Store, tmp_path: Path
+) -> None:
     archive.pack(environment(store, A), store, Pod(store).holders.me, None)
     path = store.archive(A)
     path.rename(tmp_path / "archive")
@@ -286,15 +292,15 @@ def test_an_archive_that_is_no_file_is_not_read(kind: str, store: Store, tmp_pat
         archive.read_manifest(store, A, None)
 
 
-def test_a_pipe_in_an_environment_holds_up_no_packing(store: Store) -> None:
+def test_a_pipe_in_an_environment_does_not_block_packing(store: Store) -> None:
     path = environment(store, A)
     os.mkfifo(path / "pipe")
     with pytest.raises(Tampered, match="neither a file nor a directory"):
         archive.pack(path, store, Pod(store).holders.me, None)
 
 
-def test_an_archive_counts_for_what_it_takes(store: Store) -> None:
-    """One with nothing in it may be of any size, and would have all others deleted."""
+def test_an_archive_counts_with_the_blocks_it_occupies(store: Store) -> None:
+    """A sparse file may have any apparent size, and would get all others evicted."""
     for digest in (A, B):
         archive.pack(environment(store, digest), store, Pod(store).holders.me, None)
     os.truncate(store.archive(B), 1 << 40)
@@ -302,7 +308,9 @@ def test_an_archive_counts_for_what_it_takes(store: Store) -> None:
     assert store.archived() == [A, B]
 
 
-def test_what_lies_in_the_place_of_an_environment_is_replaced(store: Store, tmp_path: Path) -> None:
+def test_a_file_or_link_in_place_of_an_environment_is_replaced(
+    store: Store, tmp_path: Path
+) -> None:
     made = environment(store, A)
     for number, plant in enumerate((Path.touch, lambda path: path.symlink_to(tmp_path))):
         complete = store.make_scratch("holder") / "env"
@@ -312,7 +320,7 @@ def test_what_lies_in_the_place_of_an_environment_is_replaced(store: Store, tmp_
         manifest.check_sizes(made)
 
 
-# -- What only grows ----------------------------------------------------------------------
+# -- Bounds on what only grows ------------------------------------------------------------
 
 
 def test_requests_and_preloads_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +341,7 @@ def test_requests_and_preloads_are_bounded(store: Store, monkeypatch: pytest.Mon
     assert set(os.listdir(store.root / "requests")) == kept | {"notes.txt"}
 
 
-def test_old_requests_and_preloads_go_by_the_volume_s_clock(
+def test_old_requests_and_preloads_are_swept_by_the_volumes_clock(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pod = Pod(store)
@@ -348,11 +356,11 @@ def test_old_requests_and_preloads_go_by_the_volume_s_clock(
         patch.setattr(time, "time", lambda: then)
         sweep(store, pod.holders, trimmed=True)
     assert os.listdir(store.root / "requests") == [f"{c}.json"]
-    # What calls of an environment that is there imported is still of use.
+    # Preloads of an environment that still exists remain useful.
     assert sorted(os.listdir(store.root / "preloads")) == [f"{B}.json", f"{c}.json"]
 
 
-def test_what_is_done_seldom_is_due_once() -> None:
+def test_a_seldom_task_is_due_once_per_period() -> None:
     seldom = Seldom(3600)
     assert [seldom.due(), seldom.due()] == [True, False]
 
@@ -361,7 +369,7 @@ def test_what_is_done_seldom_is_due_once() -> None:
 
 
 class Failing:
-    """An open store in which one step after the other meets something unheard of."""
+    """An open store in which one step after another raises an unexpected exception."""
 
     def __init__(self) -> None:
         self.store = SimpleNamespace(root="here", digests=tuple)
@@ -390,7 +398,7 @@ def wait_for(holds: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def test_a_heartbeat_outlives_any_exception_and_says_so(
+def test_a_heartbeat_survives_any_exception_and_logs_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_store, "_SWEEP_EVERY", 2)

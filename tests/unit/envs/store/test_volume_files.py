@@ -1,4 +1,4 @@
-"""Files of strangers: no link is followed, nothing is waited for, and all is bounded."""
+"""Untrusted files: no link is followed, nothing blocks, and everything is bounded."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from flashpool.pool._child import trees
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """What links of strangers lead to."""
+    """A directory that planted links point to."""
     made = tmp_path / "victim"
     made.mkdir()
     (made / "precious").write_text("precious")
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def nested(top: Path, depth: int) -> None:
-    """A chain of directories, deeper than a path can say."""
+    """Create a chain of directories that is longer than a path may be."""
     top.mkdir()
     here = os.open(top, os.O_RDONLY)
     for _ in range(depth):
@@ -73,14 +73,14 @@ IN_ITS_PLACE = [links, links_to_nothing, directory, pipe, device, sparse]
 
 
 @pytest.mark.parametrize("plant", IN_ITS_PLACE)
-def test_only_small_files_are_read(plant: Plant, folder: Folder, victim: Path) -> None:
+def test_only_small_regular_files_are_read(plant: Plant, folder: Folder, victim: Path) -> None:
     plant(folder.path / "file", victim)
     with pytest.raises(OSError):
         folder.read("file", 1000)
 
 
 @pytest.mark.parametrize("plant", IN_ITS_PLACE)
-def test_a_file_is_written_whatever_lies_in_its_place(
+def test_a_file_is_written_whatever_is_in_its_place(
     plant: Plant, folder: Folder, victim: Path
 ) -> None:
     plant(folder.path / "file", victim)
@@ -91,7 +91,7 @@ def test_a_file_is_written_whatever_lies_in_its_place(
 
 
 @pytest.mark.parametrize("plant", IN_ITS_PLACE)
-def test_a_file_is_touched_whatever_lies_in_its_place(
+def test_a_file_is_touched_whatever_is_in_its_place(
     plant: Plant, folder: Folder, victim: Path
 ) -> None:
     plant(folder.path / "file", victim)
@@ -106,7 +106,7 @@ def test_a_file_is_touched_whatever_lies_in_its_place(
 
 
 @pytest.mark.parametrize("plant", IN_ITS_PLACE)
-def test_anything_is_removed_and_nothing_behind_it(
+def test_anything_is_removed_without_following_links(
     plant: Plant, folder: Folder, victim: Path
 ) -> None:
     plant(folder.path / "file", victim)
@@ -121,7 +121,7 @@ def test_a_tree_deeper_than_recursion_is_removed(folder: Folder) -> None:
     assert os.listdir(folder.path) == []
 
 
-def test_a_link_in_the_place_of_a_directory_is_replaced_by_one(
+def test_a_link_in_place_of_a_directory_is_replaced_by_a_directory(
     tmp_path: Path, victim: Path
 ) -> None:
     (tmp_path / "root").mkdir()
@@ -151,14 +151,14 @@ def test_nothing_moves_through_links(tmp_path: Path, victim: Path) -> None:
         move(tmp_path / "link" / "precious", tmp_path / "from" / "precious")
 
 
-def test_no_more_names_than_a_bound(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_names_is_bounded(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(20):
         (folder.path / str(number)).touch()
     assert len(folder.names(5)) == 5
     assert len(folder.names()) == 20
 
 
-def test_files_are_regular_and_in_the_order_of_their_age(folder: Folder, victim: Path) -> None:
+def test_regular_files_are_listed_oldest_first(folder: Folder, victim: Path) -> None:
     for name, age in (("a", 30), ("b", 10), ("c", 20), ("other", 0)):
         (folder.path / name).touch()
         os.utime(folder.path / name, (1000 - age, 1000 - age))
@@ -177,8 +177,8 @@ def test_the_file_system_s_clock_is_not_the_machine_s(
     assert os.listdir(folder.path) == []
 
 
-def test_a_volume_that_fails_raises(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that is missing may be told from it, such as a heartbeat."""
+def test_errors_of_the_volume_are_raised(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a file such as a heartbeat would seem to be missing."""
 
     def stale(*_args: object, **_options: object) -> int:
         raise OSError(116, "Stale file handle")
@@ -208,21 +208,21 @@ def test_a_volume_that_fails_raises(folder: Folder, monkeypatch: pytest.MonkeyPa
         "\0",
     ],
 )
-def test_what_is_no_object_of_ours(text: str) -> None:
+def test_malformed_json_objects_are_refused(text: str) -> None:
     assert parse_object(text.encode()) is None
 
 
-def test_bytes_that_are_no_text() -> None:
+def test_invalid_utf8_is_refused() -> None:
     assert parse_object(b'{"a": "\xff"}') is None
     assert parse_object(b"\xff\xfe\0") is None
 
 
-def test_what_was_written_is_read() -> None:
+def test_json_objects_round_trip() -> None:
     value = {"a": [1, 2.5, None, True, "\udcff"], "b": {"c": -(10**20)}}
     assert parse_object(json.dumps(value).encode()) == value
 
 
-def test_walking_is_what_os_walk_does(tmp_path: Path) -> None:
+def test_walk_returns_what_os_walk_returns(tmp_path: Path) -> None:
     for path in ("a/b/c", "a/d", "e"):
         (tmp_path / path).mkdir(parents=True)
         (tmp_path / path / "file").touch()

@@ -20,7 +20,7 @@ def may(one: Gate, guard: Guard, headers: dict[str, str], method: str = "GET") -
     return one.refusal(method, headers) is None and one.guarded(guard, headers) is None
 
 
-def test_on_loopback_figures_are_for_everybody_and_the_rest_needs_the_token() -> None:
+def test_on_loopback_reading_is_open_and_other_routes_need_the_token() -> None:
     one = gate()
     assert may(one, Guard.PROBE, HERE)
     assert may(one, Guard.READ, HERE)
@@ -28,7 +28,7 @@ def test_on_loopback_figures_are_for_everybody_and_the_rest_needs_the_token() ->
     assert may(one, Guard.TOKEN, HERE | BEARER)
 
 
-def test_on_an_open_listener_only_probes_need_no_token() -> None:
+def test_beyond_loopback_only_probes_need_no_token() -> None:
     one, pod = gate(loopback=False), {"host": "10.1.2.3:8001"}
     assert may(one, Guard.PROBE, pod)
     assert not may(one, Guard.READ, pod)
@@ -38,7 +38,7 @@ def test_on_an_open_listener_only_probes_need_no_token() -> None:
 
 
 @pytest.mark.parametrize("given", ["Bearer no", "Basic abc", "", "Bearer", f"Basic {TOKEN}"])
-def test_a_wrong_token_is_refused_where_none_is_needed_too(given: str) -> None:
+def test_a_wrong_token_is_refused_even_where_none_is_needed(given: str) -> None:
     one, headers = gate(), HERE | {"authorization": given}
     assert one.credential(headers) is Credential.WRONG
     refusal = one.refusal("GET", headers)
@@ -60,14 +60,14 @@ def test_a_wrong_token_is_refused_where_none_is_needed_too(given: str) -> None:
         {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"},
     ],
 )
-def test_no_page_of_another_origin_gets_data(
+def test_pages_of_other_origins_get_no_data(
     page: dict[str, str], method: str, guard: Guard
 ) -> None:
     one = gate()
     assert not may(one, guard, HERE | {"cookie": cookie_of(one.sessions.open())} | page, method)
 
 
-def test_a_page_of_this_origin_is_served_and_a_link_to_here_is_followed() -> None:
+def test_same_origin_pages_and_links_from_other_sites_are_served() -> None:
     one = gate()
     page = {"origin": "http://127.0.0.1:8001", "sec-fetch-site": "same-origin"}
     signed_in = HERE | {"cookie": cookie_of(one.sessions.open())}
@@ -77,18 +77,18 @@ def test_a_page_of_this_origin_is_served_and_a_link_to_here_is_followed() -> Non
     assert may(one, Guard.READ, HERE | link)
 
 
-def test_a_cookie_alone_changes_nothing() -> None:
-    """A form of another page would send it along, were it of this site; browsers say Origin."""
+def test_a_cookie_without_an_origin_header_authorises_no_change() -> None:
+    """A form on another page of this site sends the cookie too; browsers then send Origin."""
     one = gate()
     assert not may(one, Guard.TOKEN, HERE | {"cookie": cookie_of(one.sessions.open())}, "POST")
 
 
-def test_with_the_token_any_host_name_will_do() -> None:
+def test_with_the_token_any_host_header_is_accepted() -> None:
     assert may(gate(), Guard.TOKEN, {"host": "pod.example"} | BEARER)
     assert may(gate(loopback=False), Guard.PROBE, {"host": "10.0.0.7:8001"})
 
 
-def test_sessions_end_by_themselves_and_when_asked() -> None:
+def test_sessions_expire_and_can_be_closed() -> None:
     clock = [0.0]
     sessions = Sessions(lambda: clock[0])
     cookie = cookie_of(sessions.open())
@@ -103,14 +103,14 @@ def test_sessions_end_by_themselves_and_when_asked() -> None:
     assert not sessions.knows(cookie)
 
 
-def test_there_are_so_many_sessions_and_no_more() -> None:
+def test_the_number_of_sessions_is_bounded() -> None:
     sessions = Sessions()
     cookies = [cookie_of(sessions.open()) for _ in range(MOST + 1)]
     assert not sessions.knows(cookies[0])
     assert all(sessions.knows(one) for one in cookies[1:])
 
 
-def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites() -> None:
+def test_the_cookie_is_http_only_and_same_site() -> None:
     given = Sessions().open()
     assert "HttpOnly" in given
     assert "SameSite=Strict" in given

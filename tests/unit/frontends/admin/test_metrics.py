@@ -34,7 +34,7 @@ def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     }
 
 
-def test_the_counts_are_those_of_the_document(recorder: Recorder) -> None:
+def test_the_metrics_agree_with_the_stats_document(recorder: Recorder) -> None:
     stats = document(recorder)
     found = samples(render(stats, "")[0].decode())
     counts = {
@@ -57,7 +57,7 @@ def test_the_counts_are_those_of_the_document(recorder: Recorder) -> None:
     assert found["flashpool_calls_refused_total", slot] == 3
 
 
-def test_gpus_show_their_health_and_mig_devices_share_that_of_their_gpu(
+def test_mig_devices_share_the_health_metrics_of_their_gpu(
     recorder: Recorder,
 ) -> None:
     stats = document(recorder)
@@ -115,11 +115,11 @@ def test_jobs_are_counted_where_there_is_a_queue(recorder: Recorder) -> None:
     assert "flashpool_job" not in without
 
 
-def test_both_formats_hold_the_same(recorder: Recorder) -> None:
+def test_both_formats_have_the_same_samples(recorder: Recorder) -> None:
     stats = document(recorder)
     text, kind = render(stats, OPEN_METRICS)
     assert kind.startswith("application/openmetrics-text")
-    # What the formats call a family differs, its samples do not.
+    # The formats name a family differently; the samples are the same.
     found = {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in open_metrics_families(text.decode())
@@ -130,7 +130,7 @@ def test_both_formats_hold_the_same(recorder: Recorder) -> None:
     assert samples(plain.decode()) == found
 
 
-def test_no_name_of_a_user_s_becomes_a_series(recorder: Recorder) -> None:
+def test_names_chosen_by_users_create_no_series(recorder: Recorder) -> None:
     before = samples(render(document(recorder), "")[0].decode())
     for number in range(5000):
         ended(recorder, 100 + number)
@@ -140,7 +140,7 @@ def test_no_name_of_a_user_s_becomes_a_series(recorder: Recorder) -> None:
     assert "function_" not in text
 
 
-def test_the_document_is_what_its_schema_says(recorder: Recorder) -> None:
+def test_the_stats_document_matches_its_schema(recorder: Recorder) -> None:
     stats = document(recorder)
     data = msgspec.json.encode(stats)
     assert msgspec.json.decode(data, type=StatsDocument) == stats

@@ -22,7 +22,7 @@ def address(pid: int, started_at: float = 1.0) -> state_files.AdminAddress:
     )
 
 
-def test_the_token_is_made_once_and_is_the_owner_s_alone(settings: Settings) -> None:
+def test_the_token_is_created_once_and_readable_by_its_owner_only(settings: Settings) -> None:
     token, new = state_files.made_token(settings)
     assert new
     assert state_files.made_token(settings) == (token, False)
@@ -32,7 +32,7 @@ def test_the_token_is_made_once_and_is_the_owner_s_alone(settings: Settings) -> 
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_a_token_that_others_may_have_read_is_not_used(settings: Settings) -> None:
+def test_a_token_that_others_can_read_is_replaced(settings: Settings) -> None:
     token, _ = state_files.made_token(settings)
     path = state_files.state_folder(settings) / "admin" / "token"
     path.chmod(0o644)
@@ -42,7 +42,7 @@ def test_a_token_that_others_may_have_read_is_not_used(settings: Settings) -> No
     assert other != token
 
 
-def test_a_link_in_its_place_is_not_followed(settings: Settings, tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_token_is_not_followed(settings: Settings, tmp_path: Path) -> None:
     folder = state_files.state_folder(settings) / "admin"
     folder.mkdir(parents=True)
     planted = tmp_path / "planted"
@@ -54,7 +54,7 @@ def test_a_link_in_its_place_is_not_followed(settings: Settings, tmp_path: Path)
     assert planted.read_text() == "known-to-a-stranger"
 
 
-def test_addresses_of_processes_that_are_gone_are_removed(settings: Settings) -> None:
+def test_addresses_of_dead_processes_are_removed(settings: Settings) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait(30)
     state_files.announce(settings, address(gone.pid))
@@ -67,7 +67,7 @@ def test_addresses_of_processes_that_are_gone_are_removed(settings: Settings) ->
     assert list(folder.iterdir()) == []
 
 
-def test_a_command_asks_which_server_is_meant(settings: Settings) -> None:
+def test_several_servers_need_an_explicit_url(settings: Settings) -> None:
     state_files.announce(settings, address(os.getpid()))
     state_files.announce(settings, address(os.getppid()))
     with pytest.raises(AdminUnreachable, match="Several servers run here"):
@@ -75,7 +75,7 @@ def test_a_command_asks_which_server_is_meant(settings: Settings) -> None:
     assert AdminClient.find(settings, "http://10.0.0.1:8001/").url == "http://10.0.0.1:8001"
 
 
-def test_without_a_server_the_settings_say_where_to_ask(settings: Settings) -> None:
+def test_without_a_server_the_settings_give_the_url(settings: Settings) -> None:
     client = AdminClient.find(settings)
     assert client.url == "http://127.0.0.1:8001"
     with pytest.raises(AdminUnreachable, match="No admin listener answers"):
@@ -84,7 +84,7 @@ def test_without_a_server_the_settings_say_where_to_ask(settings: Settings) -> N
         AdminClient("127.0.0.1", None).get("/stats")
 
 
-def test_what_is_no_address_is_passed_over(settings: Settings) -> None:
+def test_malformed_address_files_are_ignored(settings: Settings) -> None:
     folder = state_files.state_folder(settings) / "admin"
     folder.mkdir(parents=True)
     for name, text in ("1.json", "{"), ("2.json", '{"pid": "x"}'), ("3.json", "[]"):

@@ -40,7 +40,7 @@ def test_without_a_client_there_is_no_version(tmp_path: Path) -> None:
         wanted_environment(tmp_path, "3.12", ())
 
 
-def test_packages_are_known_by_their_metadata() -> None:
+def test_packages_in_the_artifact_are_found_by_their_metadata() -> None:
     names = [
         *("numpy", "numpy-2.1.0.dist-info", "Flask_Login-0.6.3.dist-info", "x.dist-info"),
         *("torch-2.5.1+cu121.dist-info", "odd-latest.dist-info", "a-b-1.0.dist-info", "bin"),
@@ -48,7 +48,7 @@ def test_packages_are_known_by_their_metadata() -> None:
     assert brought_packages(names) == {"numpy": "2.1.0", "flask-login": "0.6.3", "torch": "2.5.1"}
 
 
-def test_an_artifact_without_packages_needs_the_clients(tmp_path: Path) -> None:
+def test_an_artifact_without_packages_requires_the_clients_packages(tmp_path: Path) -> None:
     found = wanted_environment(client(tmp_path), "3.12", ("torch==2.5.1",))
     assert found.python == "3.12"
     assert found.requirements == (
@@ -61,7 +61,7 @@ def test_an_artifact_without_packages_needs_the_clients(tmp_path: Path) -> None:
     assert found.brought == frozenset()
 
 
-def test_what_is_brought_constrains_and_is_not_asked_for(tmp_path: Path) -> None:
+def test_packages_in_the_artifact_are_constraints_not_requirements(tmp_path: Path) -> None:
     client(tmp_path)
     for name in ("pydantic-2.5.3", "runpod-1.10.0", "python_multipart-0.0.9"):
         (tmp_path / f"{name}.dist-info").mkdir()
@@ -75,6 +75,6 @@ def test_what_is_brought_constrains_and_is_not_asked_for(tmp_path: Path) -> None
     assert found.brought == {"pydantic", "python-multipart", "runpod"}
 
 
-def test_further_requirements_are_taken_as_they_are() -> None:
+def test_further_requirements_are_passed_on_unchanged() -> None:
     further = ("x @ https://example.org/x.whl", "not a requirement", "torch", "torch")
     assert requirements_beside({}, "1.0", further)[-3:] == further[:3]

@@ -28,12 +28,12 @@ from flashpool.frontends.apps.compiled_modules import (
         ("a/_x.pyd", "windows"),
     ],
 )
-def test_names_say_what_a_module_is_for(name: str, tag: str) -> None:
+def test_file_names_show_which_python_a_module_is_for(name: str, tag: str) -> None:
     found = foreign_modules([name], "3.12.1", "x86_64")
     assert [(each.file, each.tag) for each in found] == ([(name, tag)] if tag else [])
 
 
-def test_a_package_may_carry_several() -> None:
+def test_a_module_may_come_compiled_for_several_pythons() -> None:
     names = [f"a/_x.cpython-3{minor}-x86_64-linux-gnu.so" for minor in (10, 11, 12)]
     assert foreign_modules(names, "3.11", "x86_64") == []
     assert [each.file for each in foreign_modules(names, "3.13", "x86_64")] == names[:1]
@@ -43,7 +43,7 @@ def test_a_package_may_carry_several() -> None:
     )
 
 
-def test_the_sentence_names_file_tag_and_python(tmp_path: Path) -> None:
+def test_the_explanation_names_file_tag_and_python(tmp_path: Path) -> None:
     (tmp_path / "numpy").mkdir()
     (tmp_path / "numpy" / "_core.cpython-311-x86_64-linux-gnu.so").touch()
     (tmp_path / "numpy-2.1.0.dist-info").mkdir()
@@ -72,7 +72,9 @@ def test_the_sentence_names_file_tag_and_python(tmp_path: Path) -> None:
         ("pp310-pypy310_pp73-manylinux_2_17_x86_64", False),
     ],
 )
-def test_tags_of_wheels(tmp_path: Path, tag: str, fits: bool) -> None:
+def test_wheel_tags_show_which_python_a_package_is_for(
+    tmp_path: Path, tag: str, fits: bool
+) -> None:
     (tmp_path / "a-1.0.dist-info").mkdir()
     (tmp_path / "a-1.0.dist-info" / "WHEEL").write_text(f"Tag: {tag}\n")
     assert (find_foreign(tmp_path, "3.12") == []) is fits

@@ -10,7 +10,7 @@ from flashpool.frontends.apps.generations import contract_of
 
 
 class App:
-    """An unpacked artifact of one resource, whose fields a test chooses."""
+    """An unpacked artifact with one resource, whose manifest fields a test chooses."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,7 +77,7 @@ def test_an_application_of_the_users_own(app: App) -> None:
             app.deployed(FLASH_MAIN_FILE=wrong)
 
 
-def test_a_handler_that_is_not_there_is_told_with_those_there_are(app: App) -> None:
+def test_a_missing_handler_is_reported_with_those_that_exist(app: App) -> None:
     app.handler("handler_other.py")
     with pytest.raises(ResourceRefused, match=r"handler_shop\.py is not there") as caught:
         app.deployed()
@@ -110,7 +110,7 @@ def test_a_file_without_a_handler_is_refused(app: App, source: str, has: bool) -
 
 
 @pytest.mark.parametrize("name", ["../shop", "a/b", "/etc/x", "..", ""])
-def test_a_resource_whose_name_leads_elsewhere_is_refused(app: App, name: str) -> None:
+def test_a_resource_name_that_leads_out_of_the_app_is_refused(app: App, name: str) -> None:
     (app.folder / "handler_a").mkdir()
     app.handler("handler_a/b.py")
     app.top["resources"] = {name: {}}
@@ -118,13 +118,13 @@ def test_a_resource_whose_name_leads_elsewhere_is_refused(app: App, name: str) -
         app.deployed(name)
 
 
-def test_a_handler_that_is_a_link_out_of_the_app_is_refused(app: App) -> None:
+def test_a_handler_that_links_out_of_the_app_is_refused(app: App) -> None:
     (app.folder / "handler_shop.py").symlink_to("/etc/hostname")
     with pytest.raises(ResourceRefused, match="not a file of the app"):
         app.deployed()
 
 
-def test_a_client_has_nothing_to_serve(app: App) -> None:
+def test_a_resource_in_client_mode_is_refused(app: App) -> None:
     app.fields = {"client_mode": True}
     with pytest.raises(ResourceRefused, match="belongs to a client"):
         app.deployed()
@@ -146,7 +146,7 @@ def test_the_summary_lists_all_resources(app: App) -> None:
     assert "is not there" in found.resources[1].problem
 
 
-def test_another_generation_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_manifest_of_another_generation_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runpod_manifest.json").write_text("{}")
     with pytest.raises(ManifestRefused, match="format of runpod 2"):
         contract_of(tmp_path, {}).summary(tmp_path)

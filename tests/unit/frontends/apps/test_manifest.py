@@ -20,7 +20,7 @@ def resource(folder: Path, **fields: Any) -> Any:
     return manifest(folder, resources={"shop": fields}).resource("shop")
 
 
-def test_all_levels_are_read(tmp_path: Path) -> None:
+def test_fields_of_all_levels_are_read(tmp_path: Path) -> None:
     found = manifest(
         tmp_path,
         version="1.0",
@@ -59,7 +59,7 @@ def test_all_levels_are_read(tmp_path: Path) -> None:
     assert found.resource("client").is_client
 
 
-def test_what_is_missing_or_unknown_is_tolerated(tmp_path: Path) -> None:
+def test_missing_and_unknown_fields_are_tolerated(tmp_path: Path) -> None:
     found = resource(tmp_path, imageName=5, functions={"a": 1}, news=[1, {"x": None}])
     assert (found.max_concurrency, found.functions, found.routes) == (1, (), ())
     assert manifest(tmp_path, version=1.0, generated_at=5, routes=[]).version == ""
@@ -67,12 +67,12 @@ def test_what_is_missing_or_unknown_is_tolerated(tmp_path: Path) -> None:
     assert resource(tmp_path, functions=[5, {"name": 7}]).functions[1].name == ""
 
 
-def test_routes_of_functions_stand_in(tmp_path: Path) -> None:
+def test_without_routes_those_of_the_functions_are_used(tmp_path: Path) -> None:
     functions = [{"name": "f", "http_method": "GET", "http_path": "/a"}, {"name": "g"}]
     assert [route.key for route in resource(tmp_path, functions=functions).routes] == ["GET /a"]
 
 
-def test_a_route_that_is_there_twice_is_seen(tmp_path: Path) -> None:
+def test_a_duplicate_route_is_kept(tmp_path: Path) -> None:
     (tmp_path / "flash_manifest.json").write_text(
         '{"resources": {"shop": {}}, "routes": {"shop": {"POST /a": "f", "POST /a": "g"}}}'
     )
@@ -99,7 +99,9 @@ def test_a_route_that_is_there_twice_is_seen(tmp_path: Path) -> None:
         ("target_python_version", "2.7", "a version such as 3.12"),
     ],
 )
-def test_what_decides_is_checked(tmp_path: Path, field: str, value: Any, right: str) -> None:
+def test_fields_that_flashpool_uses_are_checked(
+    tmp_path: Path, field: str, value: Any, right: str
+) -> None:
     with pytest.raises(ManifestRefused) as caught:
         resource(tmp_path, **{field: value})
     assert str(caught.value).startswith(f"resource 'shop': {field} is {repr(value)[:20]}")
@@ -107,7 +109,7 @@ def test_what_decides_is_checked(tmp_path: Path, field: str, value: Any, right: 
     assert len(str(caught.value)) < 300
 
 
-def test_a_neighbours_mistakes_do_not_matter(tmp_path: Path) -> None:
+def test_mistakes_in_other_resources_are_ignored(tmp_path: Path) -> None:
     found = manifest(tmp_path, resources={"shop": {}, "odd": {"max_concurrency": "x"}, "5": 5})
     assert found.resource("shop").name == "shop"
     with pytest.raises(ManifestRefused, match="max_concurrency"):
@@ -123,7 +125,7 @@ def test_the_apps_python_is_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "none", "../shop", "a/b", "shop\0"])
-def test_an_unknown_resource_is_told_with_those_there_are(tmp_path: Path, name: str) -> None:
+def test_an_unknown_resource_is_reported_with_those_that_exist(tmp_path: Path, name: str) -> None:
     with pytest.raises(ResourceRefused, match="the resources there are: other, shop") as caught:
         manifest(tmp_path, resources={"shop": {}, "other": {}}).resource(name)
     assert repr(name) in str(caught.value)
@@ -144,7 +146,7 @@ def test_an_unknown_resource_is_told_with_those_there_are(tmp_path: Path, name: 
         (b" " * (17 << 20), "17825792 bytes, and 16777216 are the most"),
     ],
 )
-def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_malformed_manifest_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "flash_manifest.json"
     path.write_bytes(content)
     with pytest.raises(ManifestRefused) as caught:
@@ -153,7 +155,7 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: bytes, w
     assert str(path) in str(caught.value)
 
 
-def test_no_manifest_and_another_formats(tmp_path: Path) -> None:
+def test_a_missing_manifest_and_another_format_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestRefused, match=r"contains no flash_manifest\.json"):
         read_manifest(tmp_path)
     (tmp_path / "runpod_manifest.json").write_text("{}")
@@ -183,7 +185,7 @@ _JSON = st.recursive(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_JSON, _JSON, _JSON)
-def test_whatever_lies_in_a_manifest_is_read_or_refused(
+def test_any_json_in_a_manifest_is_read_or_refused(
     tmp_path: Path, entry: Any, routes: Any, python: Any
 ) -> None:
     top = {"resources": {"shop": entry}, "routes": {"shop": routes}, "python_version": python}

@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Times:
-    """Sleeps that take no time, and are remembered."""
+    """Sleeps that take no time and are recorded."""
 
     def __init__(self, most: int = 100) -> None:
         self.slept: list[float] = []
@@ -47,7 +47,7 @@ def asking(*answers: dict[str, str] | Exception) -> Callable[[], Awaitable[dict[
     return ask
 
 
-def test_endpoints_are_written_with_the_manifest(folder: Path) -> None:
+def test_endpoint_addresses_are_written_into_a_copy_of_the_manifest(folder: Path) -> None:
     found = Neighbours(folder, folder / ".flash" / "m.json", asking({"qb": "https://a"}))
     assert found.stats().age_s is None
     asyncio.run(found.refresh())
@@ -62,7 +62,7 @@ def test_endpoints_are_written_with_the_manifest(folder: Path) -> None:
     assert json.loads((folder / "flash_manifest.json").read_text()) == MANIFEST
 
 
-def test_what_was_known_stays_when_nobody_answers(folder: Path) -> None:
+def test_known_addresses_stay_when_the_platform_does_not_answer(folder: Path) -> None:
     times = Times()
     silence = [NoAnswer("silence")] * 4
     ask = asking({"a": "1"}, *silence, NoAnswer("x"), {"a": "2", "b": "3"})
@@ -78,7 +78,7 @@ def test_what_was_known_stays_when_nobody_answers(folder: Path) -> None:
     assert (found.stats().endpoints, found.stats().failure) == (2, None)
 
 
-def test_a_new_one_begins_with_what_an_earlier_one_left(folder: Path) -> None:
+def test_a_new_server_begins_with_the_addresses_on_disk(folder: Path) -> None:
     target = folder / ".flash" / "m.json"
     found = Neighbours(folder, target, asking({"qb": "https://a"}))
     found.begin()
@@ -93,7 +93,7 @@ def test_a_new_one_begins_with_what_an_earlier_one_left(folder: Path) -> None:
     assert after.stats().endpoints == 0
 
 
-def test_it_asks_again_after_a_while_that_differs(folder: Path) -> None:
+def test_refreshes_have_jittered_intervals(folder: Path) -> None:
     times = Times(most=5)
     found = Neighbours(folder, folder / "m.json", asking(*[{"a": "1"}] * 5), times.sleep)
     with pytest.raises(asyncio.CancelledError):
@@ -102,7 +102,7 @@ def test_it_asks_again_after_a_while_that_differs(folder: Path) -> None:
     assert len(set(times.slept)) > 1
 
 
-def test_a_place_that_cannot_be_written_is_a_failure(folder: Path) -> None:
+def test_an_unwritable_target_counts_as_a_failure(folder: Path) -> None:
     (folder / "file").touch()
     found = Neighbours(folder, folder / "file" / "m.json", asking(*[{"a": "1"}] * 4), Times().sleep)
     asyncio.run(found.refresh())
@@ -110,7 +110,7 @@ def test_a_place_that_cannot_be_written_is_a_failure(folder: Path) -> None:
     assert found.stats().age_s is None
 
 
-def test_without_an_environment_nobody_is_asked(folder: Path) -> None:
+def test_without_an_environment_id_there_are_no_neighbours(folder: Path) -> None:
     assert neighbours_of(folder, {}) is None
     named = neighbours_of(folder, {"FLASH_ENVIRONMENT_ID": "e", "FLASH_MANIFEST_PATH": "/x/m.json"})
     assert named is not None
@@ -118,7 +118,7 @@ def test_without_an_environment_nobody_is_asked(folder: Path) -> None:
 
 
 def served(folder: Path, answer: Callable[[dict[str, Any]], Any]) -> tuple[Neighbours, list[Any]]:
-    """Refresh once, from a platform that answers as a test has it."""
+    """Refresh once, from a platform that a test scripts."""
     seen: list[Any] = []
 
     async def graphql(request: web.Request) -> web.StreamResponse:
@@ -181,7 +181,7 @@ def test_the_platform_is_asked_for_the_active_build(folder: Path) -> None:
         ),
     ],
 )
-def test_other_answers_are_failures(folder: Path, answer: Any, words: str) -> None:
+def test_malformed_answers_are_failures(folder: Path, answer: Any, words: str) -> None:
     def answered(_body: dict[str, Any]) -> Any:
         if isinstance(answer, int):
             return web.Response(status=answer)
@@ -192,7 +192,7 @@ def test_other_answers_are_failures(folder: Path, answer: Any, words: str) -> No
     assert not found.target.exists()
 
 
-def test_an_answer_without_end_is_a_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_oversized_answer_is_a_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform_client, "_MOST_BYTES", 1000)
     found, _ = served(folder, lambda _: {"data": "x" * 2000})
     assert "more than 1000 bytes" in str(found.stats().failure)

@@ -1,4 +1,4 @@
-"""From a folder or an archive to what the pool is asked to serve."""
+"""From a folder or an archive to the app that the pool serves."""
 
 import asyncio
 import io
@@ -85,7 +85,7 @@ def test_an_artifact_becomes_an_app(tmp_path: Path) -> None:
     found.release()
 
 
-def test_a_queues_resource_becomes_one_with_a_handler(tmp_path: Path) -> None:
+def test_a_queue_resource_becomes_an_app_with_a_handler(tmp_path: Path) -> None:
     packed(tmp_path / "a.tar.gz")
     found = prepared(tmp_path, "job")
     app = found.to_app(Settings.from_environ({}), 1)
@@ -93,13 +93,13 @@ def test_a_queues_resource_becomes_one_with_a_handler(tmp_path: Path) -> None:
     found.release()
 
 
-def test_an_archive_that_is_absent_may_come(tmp_path: Path) -> None:
+def test_a_missing_archive_may_be_retried(tmp_path: Path) -> None:
     with pytest.raises(ArtifactMissing) as caught:
         prepared(tmp_path)
     assert caught.value.passes
 
 
-def test_a_look_may_end_otherwise_once_somebody_wrote_to_the_artifact(tmp_path: Path) -> None:
+def test_a_retry_is_worth_it_once_the_artifact_has_changed(tmp_path: Path) -> None:
     found = source(tmp_path, "none")
 
     async def look() -> tuple[bool, bool]:
@@ -116,7 +116,7 @@ def test_a_look_may_end_otherwise_once_somebody_wrote_to_the_artifact(tmp_path: 
     assert asyncio.run(look()) == (True, True), "an archive that is cut off may become longer"
 
 
-def test_a_refusal_leaves_no_mark_of_use(tmp_path: Path) -> None:
+def test_a_refused_app_is_not_marked_as_used(tmp_path: Path) -> None:
     packed(tmp_path / "a.tar.gz")
     with pytest.raises(ResourceRefused, match="job, web") as caught:
         prepared(tmp_path, "none")
@@ -124,7 +124,7 @@ def test_a_refusal_leaves_no_mark_of_use(tmp_path: Path) -> None:
     assert list((tmp_path / "local" / "flashpool" / "apps" / ".users").iterdir()) == []
 
 
-def test_by_hand_nothing_is_linked_and_the_only_resource_is_found(tmp_path: Path) -> None:
+def test_served_by_hand_an_app_gets_no_link_and_its_only_resource(tmp_path: Path) -> None:
     archive = packed(tmp_path / "by-hand.tar.gz")
     found = prepared(tmp_path, "", by_hand=archive)
     assert found.deployed.resource == "web"
@@ -149,12 +149,12 @@ def test_handlers_without_a_manifest_are_served_by_hand_only(tmp_path: Path) -> 
         prepared(tmp_path, "one", FLASHPOOL_APP_DIR=str(folder), FLASH_DISABLE_UNPACK="1")
 
 
-def test_modules_for_another_python_are_a_hint(tmp_path: Path) -> None:
+def test_modules_compiled_for_another_python_produce_a_hint(tmp_path: Path) -> None:
     folder = unpacked(tmp_path / "folder", **{"lib/x.cpython-39-x86_64-linux-gnu.so": ""})
     assert prepared(tmp_path, by_hand=folder).hint.startswith("lib/x.cpython-39")
 
 
-def test_variables_of_strangers_are_told_of(
+def test_a_dotenv_file_outside_the_app_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / ".env").write_text("A=1")
@@ -168,7 +168,7 @@ def test_variables_of_strangers_are_told_of(
     assert "is not the app's" not in caplog.text
 
 
-def test_the_app_finds_its_neighbours_manifest(tmp_path: Path) -> None:
+def test_the_app_gets_the_path_of_the_manifest_with_addresses(tmp_path: Path) -> None:
     folder = unpacked(tmp_path / "folder")
     found = prepared(tmp_path, by_hand=folder, FLASH_ENVIRONMENT_ID="e")
     path = Path(found.variables["FLASH_MANIFEST_PATH"])

@@ -8,11 +8,11 @@ def declared(*texts: str) -> list[DeclaredRoute]:
     return [DeclaredRoute(method=method, path=path, function="f") for method, path in split]
 
 
-def test_good_routes_are_not_odd() -> None:
+def test_valid_routes_produce_no_warnings() -> None:
     assert oddities(declared("GET /a", "post /a", "Delete /a/{b}", "PUT /a", "PATCH /a")) == []
 
 
-def test_odd_routes_are_told_in_the_guides_words() -> None:
+def test_invalid_routes_produce_the_clients_messages() -> None:
     found = oddities(
         declared("POST /api/process", "post /api/process", "FETCH /a", "GET a", "POST /execute")
     )
@@ -24,7 +24,7 @@ def test_odd_routes_are_told_in_the_guides_words() -> None:
     ]
 
 
-def test_differences_between_manifest_and_app() -> None:
+def test_differences_between_manifest_and_app_are_listed() -> None:
     loaded = [
         AppRoute(path="/a", methods=frozenset({"GET", "HEAD"})),
         AppRoute(path="/more", methods=frozenset({"HEAD"})),

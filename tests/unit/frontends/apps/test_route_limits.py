@@ -35,7 +35,7 @@ def table(
     )
 
 
-def test_the_text_shows_limits_as_they_apply() -> None:
+def test_the_summary_shows_limits_as_they_apply() -> None:
     rules = "POST /train=600, GET /items/{item_id}=2, /slow/{rest:path}=none"
     assert table(rules, routes=SHOP[1:4]).timeouts_text() == (
         "GET /items/{item_id:int}: 2 s; POST /train: 600 s; GET /slow/{rest:path}: no limit; "
@@ -51,14 +51,14 @@ def test_the_text_shows_limits_as_they_apply() -> None:
     )
 
 
-def test_a_policy_is_that_of_the_route_the_app_would_choose() -> None:
+def test_a_request_gets_the_policy_of_the_route_the_app_chooses() -> None:
     found = table("GET /items/{x}=2, /items/special=7, *=9", "/train=call")
     assert found.policy("GET", "/items/5").timeout_s == 2
     assert found.policy("HEAD", "/items/5").timeout_s == 2
-    # GET is more specific than the literal: the method counts first.
+    # A method makes a pattern more specific than a literal path does.
     assert found.policy("GET", "/items/special").timeout_s == 2
     assert found.policy("PATCH", "/items/special").timeout_s == 7
-    # No route of the app, although a pattern of the setting looks like it.
+    # The path matches a pattern of the setting, but no route of the app.
     assert found.policy("GET", "/items/abc").timeout_s == 9
     assert found.policy("GET", "/items/abc").route == ""
     assert found.policy("POST", "/train").isolation == "call"
@@ -66,13 +66,13 @@ def test_a_policy_is_that_of_the_route_the_app_would_choose() -> None:
     assert found.policy("DELETE", "/static/a/b").route == "/static/{path:path}"
 
 
-def test_websockets_have_no_limit_of_requests() -> None:
+def test_rules_for_all_routes_do_not_apply_to_websockets() -> None:
     assert table("*=9").policy(WEBSOCKET, "/chat").timeout_s == 60
     assert table("WEBSOCKET /chat=9").policy(WEBSOCKET, "/chat").timeout_s == 9
     assert table("*=9").policy("GET", "/chat").route == ""
 
 
-def test_rules_for_no_route_are_warned_of() -> None:
+def test_rules_that_match_no_route_are_warned_of() -> None:
     found = table("GET /itmes/{x}=2, DELETE /train=1, POST /train=1, *=1", "/nothing=call")
     warnings = found.warnings()
     assert len(warnings) == 3
@@ -83,7 +83,7 @@ def test_rules_for_no_route_are_warned_of() -> None:
     assert table("FETCH /static/{p:path}=1").warnings() == []
 
 
-def test_methods_of_clients_are_not_remembered() -> None:
+def test_unknown_methods_are_not_cached() -> None:
     found = table("*=9")
     for number in range(100):
         assert found.policy(f"M{number}", "/train").timeout_s == 9
@@ -133,7 +133,7 @@ def test_routes_are_chosen_as_starlette_does(method: str, path: str) -> None:
     assert table(routes=routes).choose(method, path) == expected
 
 
-def test_templates_that_only_the_app_understands() -> None:
+def test_templates_with_unknown_converters_are_tolerated() -> None:
     found = table("/u/{x}=1", routes=[route("GET /u/{id:uuid7}"), route("GET /{a}{a}")])
     assert found.policy("GET", "/u/5").timeout_s == 1
     assert found.policy("GET", "/zz").route == ""

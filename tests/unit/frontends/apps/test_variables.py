@@ -1,4 +1,4 @@
-"""Which of the server's variables an app gets."""
+"""Which of the server's environment variables an app gets."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def given(*, deployed: bool, manifest: Path | None = None, **more: str) -> dict[
     return app_variables(environ, settings, "shop", deployed=deployed, manifest=manifest)
 
 
-def test_an_endpoint_has_what_the_user_declared() -> None:
+def test_a_deployed_app_gets_the_variables_its_user_declared() -> None:
     found = given(deployed=True)
     assert found["OF_THE_USER"] == "declared"
     assert found["RUNPOD_API_KEY"] == "key"
@@ -36,14 +36,14 @@ def test_an_endpoint_has_what_the_user_declared() -> None:
     assert not NEVER & found.keys()
 
 
-def test_by_hand_it_has_what_calls_have_and_what_the_client_looks_at() -> None:
+def test_served_by_hand_an_app_gets_those_of_calls_and_of_the_client() -> None:
     found = given(deployed=False)
     assert "OF_THE_USER" not in found
     assert (found["PATH"], found["FLASH_APP"], found["RUNPOD_API_KEY"]) == ("/bin", "demo", "key")
     assert not NEVER & found.keys()
 
 
-def test_what_the_operator_chose_goes_before_all() -> None:
+def test_the_operators_choice_of_variables_takes_precedence() -> None:
     found = given(deployed=True, FLASHPOOL_PASS_ENV="ANOTHER", ANOTHER="x")
     assert found["ANOTHER"] == "x"
     assert "OF_THE_USER" not in found
@@ -51,14 +51,14 @@ def test_what_the_operator_chose_goes_before_all() -> None:
 
 
 @pytest.mark.parametrize("name", ["RUNPOD_ENDPOINT_ID", "RUNPOD_POD_ID"])
-def test_the_client_knows_that_it_is_deployed(name: str) -> None:
+def test_an_endpoint_id_shows_the_client_that_it_is_deployed(name: str) -> None:
     assert given(deployed=True)["RUNPOD_ENDPOINT_ID"] == "local"
     found = given(deployed=True, **{name: "there"})
     assert found[name] == "there"
     assert found.get("RUNPOD_ENDPOINT_ID") != "local"
 
 
-def test_the_manifest_with_addresses_is_named() -> None:
+def test_the_path_of_the_manifest_with_addresses_is_passed() -> None:
     assert "FLASH_MANIFEST_PATH" not in given(deployed=True)
     found = given(deployed=True, manifest=Path("/a/m.json"), FLASH_MANIFEST_PATH="/b")
     assert found["FLASH_MANIFEST_PATH"] == "/a/m.json"

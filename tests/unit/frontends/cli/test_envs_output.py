@@ -1,4 +1,4 @@
-"""What a stranger wrote into an environment's facts is shown, and not obeyed."""
+"""Untrusted text in an environment's facts is escaped before a terminal shows it."""
 
 import json
 from pathlib import Path

@@ -12,14 +12,14 @@ def test_narrow_terminals_get_a_list_that_fits() -> None:
     assert max(map(len, meanings)) <= 60
 
 
-def test_what_is_piped_fits_any_terminal() -> None:
+def test_piped_output_fits_eighty_columns() -> None:
     text = settings_table.as_table(Settings.from_environ({}))
     assert "FLASHPOOL_SLOTS = " in text
     meanings = [line for line in text.splitlines() if line.startswith("    ")]
     assert max(map(len, meanings)) <= 80
 
 
-def test_only_those_that_differ_from_their_default_are_changed() -> None:
+def test_the_changed_settings_are_those_that_differ_from_defaults() -> None:
     settings = Settings.from_environ({"FLASHPOOL_SLOTS": "3", "FLASHPOOL_PORT": "8000"})
     assert list(settings_table.chosen(settings, changed=True)) == ["slots"]
     assert "FLASHPOOL_PORT" not in settings_table.as_table(settings, changed=True)

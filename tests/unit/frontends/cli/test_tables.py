@@ -1,4 +1,4 @@
-"""What ``flashpool stats`` and ``top`` say of a stats document."""
+"""How ``flashpool stats`` and ``top`` show a stats document."""
 
 import json
 from typing import Any
@@ -20,9 +20,9 @@ def test_environments_and_jobs_have_a_line_each() -> None:
     assert rows["jobs"] == "2 running, 9 taken, 4 done, 3 failed; reports waiting: 5"
 
 
-def test_a_server_without_a_queue_and_without_packages_has_neither() -> None:
+def test_without_a_queue_and_stores_these_lines_are_absent() -> None:
     rows = dict(summary(found() | {"jobs": None, "stores": []}))
     assert not {"environments", "jobs"} & set(rows)
-    # A store that was opened just now, and a server of another version.
+    # The document of a store that was just opened, from a server of another version.
     rows = dict(summary(found() | {"stores": [{"root": "/v"}]}))
     assert rows["environments"].startswith("not counted yet in /v")

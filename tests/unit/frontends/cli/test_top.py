@@ -35,7 +35,7 @@ def shown(one: View) -> str:
     return text.getvalue()
 
 
-def test_the_longest_is_first_and_chosen() -> None:
+def test_the_longest_call_is_first_and_selected() -> None:
     one = view()
     assert [row["id"] for row in one.rows()] == ["a-2", "a-1", "a-3"]
     assert one.chosen == "a-2"
@@ -46,7 +46,7 @@ def test_the_longest_is_first_and_chosen() -> None:
     assert "a-4" not in shown(one)
 
 
-def test_a_call_is_cancelled_only_when_that_is_confirmed() -> None:
+def test_a_call_is_cancelled_only_after_confirmation() -> None:
     one = view()
     assert one.press("x") is None
     assert "Cancel a-2?" in shown(one)
@@ -59,7 +59,7 @@ def test_a_call_is_cancelled_only_when_that_is_confirmed() -> None:
         one.press("q")
 
 
-def test_a_call_that_ended_is_not_asked_for_any_more() -> None:
+def test_the_confirmation_disappears_when_its_call_finishes() -> None:
     one = view()
     one.press("x")
     one.update({}, [call(1, 5.0)])
@@ -70,7 +70,7 @@ def test_a_call_that_ended_is_not_asked_for_any_more() -> None:
     one.press("k")
 
 
-def test_labels_of_users_do_not_drive_the_terminal() -> None:
+def test_escape_sequences_in_labels_are_neutralised() -> None:
     one = view()
     one.update({}, [call(1, 5.0, label="\x1b[2Jf")])
     assert "\x1b[2J" not in shown(one)

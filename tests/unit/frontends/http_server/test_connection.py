@@ -30,14 +30,14 @@ MB = 1 << 20
 FAST = {"FLASHPOOL_SEND_TIMEOUT_S": "1"}
 
 
-def test_a_client_that_never_reads_is_cut(run: Run) -> None:
+def test_a_client_that_never_reads_is_disconnected(run: Run) -> None:
     async def main() -> None:
         pool = StandInPool(outcome=Outcome(body=b"A" * (9 * MB), receipt=Receipt(pid=7)))
         async with serving(pool, **FAST) as client, raw(client, 4096) as sock:
             begun = time.monotonic()
             await send(sock, post(BODY))
             await until(lambda: pool.calls)
-            # The kernel says so, without a byte being read: the answer was dropped.
+            # The kernel reports the reset although no byte was read: the answer was dropped.
             await until(lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
             assert time.monotonic() - begun >= 1
 
@@ -45,7 +45,7 @@ def test_a_client_that_never_reads_is_cut(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_what_clients_do_not_read_does_not_pile_up(run: Run) -> None:
+def test_unread_answers_do_not_accumulate_in_memory(run: Run) -> None:
     async def main() -> None:
         pool = StandInPool(outcome=Outcome(body=b"A" * (9 * MB), receipt=Receipt(pid=7)))
         process = psutil.Process()
@@ -60,7 +60,7 @@ def test_what_clients_do_not_read_does_not_pile_up(run: Run) -> None:
 
             def freed() -> bool:
                 gc.collect()
-                ctypes.CDLL(None).malloc_trim(0)  # libc may keep what is free for later
+                ctypes.CDLL(None).malloc_trim(0)  # otherwise libc may keep freed memory
                 return process.memory_info().rss < before + 30 * MB
 
             await until(freed)
@@ -68,7 +68,7 @@ def test_what_clients_do_not_read_does_not_pile_up(run: Run) -> None:
     run(main())
 
 
-def test_the_result_of_a_call_that_was_watched_leaves_no_garbage(run: Run) -> None:
+def test_a_watched_call_leaves_no_reference_cycle_to_its_result(run: Run) -> None:
     async def main() -> None:
         pool = StandInPool(outcome=None)
         async with serving(pool) as client, client.connect() as (reader, writer):
@@ -89,7 +89,7 @@ def test_the_result_of_a_call_that_was_watched_leaves_no_garbage(run: Run) -> No
     run(main())
 
 
-def test_a_slow_reader_gets_it_all(run: Run) -> None:
+def test_a_slow_reader_gets_the_whole_answer(run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         pool = StandInPool(outcome=Outcome(body=b"A" * (9 * MB), receipt=Receipt(pid=7)))
@@ -97,7 +97,7 @@ def test_a_slow_reader_gets_it_all(run: Run) -> None:
         async with serving(pool, **limit) as client, raw(client, 256 * 1024) as sock:
             await send(sock, post(BODY, Connection="close"))
             got, begun = 0, time.monotonic()
-            # Slow for twice the limit, never without taking something for a small part of it.
+            # The reader is slow for twice the limit, but never idle for more than a part of it.
             while data := await asyncio.wait_for(loop.sock_recv(sock, 256 * 1024), PATIENCE_S):
                 got += len(data)
                 if time.monotonic() - begun < 4:
@@ -108,7 +108,7 @@ def test_a_slow_reader_gets_it_all(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_an_idle_connection_is_none_that_does_not_read(run: Run) -> None:
+def test_an_idle_connection_does_not_count_as_one_that_does_not_read(run: Run) -> None:
     async def main() -> None:
         async with serving(StandInPool(), **FAST) as client, client.connect() as (reader, writer):
             for _ in range(2):
@@ -124,7 +124,9 @@ def test_an_idle_connection_is_none_that_does_not_read(run: Run) -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("more", [post(BODY), post(BODY) * 50, post(BODY)[:-3], PING * 3000])
-def test_a_client_that_pipelined_and_left_cancels_its_call(run: Run, how: str, more: bytes) -> None:
+def test_a_client_that_disconnects_after_pipelining_cancels_its_call(
+    run: Run, how: str, more: bytes
+) -> None:
     async def main() -> None:
         pool = StandInPool(outcome=None)
         async with serving(pool) as client:
@@ -142,7 +144,7 @@ def test_a_client_that_pipelined_and_left_cancels_its_call(run: Run, how: str, m
     run(main())
 
 
-def test_a_client_that_pipelined_at_once_and_left_cancels_its_call(run: Run) -> None:
+def test_a_client_that_pipelines_at_once_and_disconnects_cancels_its_call(run: Run) -> None:
     async def main() -> None:
         pool = StandInPool(outcome=None)
         async with serving(pool) as client:
@@ -170,14 +172,14 @@ def test_many_pipelined_requests_of_all_sizes_are_answered_in_order(run: Run) ->
     run(main())
 
 
-def test_a_request_pipelined_in_pieces_outlasts_the_call_before(run: Run) -> None:
+def test_a_request_pipelined_in_pieces_may_outlast_the_call_before_it(run: Run) -> None:
     async def main() -> None:
         pool = StandInPool(outcome=None)
         limit = {"FLASHPOOL_HEADER_TIMEOUT_S": "0.3"}
         async with serving(pool, **limit) as client, client.connect() as (reader, writer):
             writer.write(post(BODY) + PING[:10])
             await until(lambda: pool.held)
-            await asyncio.sleep(1.5)  # the call's time is not the client's
+            await asyncio.sleep(1.5)  # the call's time does not count against the client
             pool.finish(1, DONE)
             assert (await read_reply(reader)).status == 200
             writer.write(PING[10:])
@@ -192,7 +194,7 @@ def test_a_request_pipelined_in_pieces_outlasts_the_call_before(run: Run) -> Non
 
 
 @pytest.mark.slow
-def test_a_flood_of_pipelined_requests_is_not_taken_in(run: Run) -> None:
+def test_a_flood_of_pipelined_requests_is_not_buffered(run: Run) -> None:
     async def main() -> None:
         pool = StandInPool(outcome=None)
         async with serving(pool) as client, raw(client) as sock:
@@ -209,7 +211,7 @@ def test_a_flood_of_pipelined_requests_is_not_taken_in(run: Run) -> None:
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_garbage_behind_a_request_is_not_taken_for_its_answer(run: Run, at_once: bool) -> None:
+def test_garbage_after_a_request_does_not_replace_its_answer(run: Run, at_once: bool) -> None:
     async def main() -> None:
         garbage = b"{}garbage\r\n\r\n"
         pool = StandInPool(outcome=None)
@@ -228,7 +230,7 @@ def test_garbage_behind_a_request_is_not_taken_for_its_answer(run: Run, at_once:
 # Upgrades
 
 
-def test_a_thousand_idle_connections_are_no_burden(run: Run) -> None:
+def test_a_thousand_idle_connections_use_little_cpu(run: Run) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2500:
         pytest.skip("needs two thousand descriptors, and may not have them here")
@@ -252,7 +254,7 @@ def test_a_thousand_idle_connections_are_no_burden(run: Run) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_draining_server_closes_the_connections_it_answers_on(run: Run) -> None:
+def test_a_draining_server_closes_connections_after_their_answers(run: Run) -> None:
     async def main() -> None:
         pool = StandInPool(outcome=None)
         async with serving(pool) as client:

@@ -1,4 +1,4 @@
-"""Upgrades, headers, trailers and bodies as no client should send them; real sockets, both loops."""
+"""Upgrades, headers, trailers and bodies that no client should send; real sockets, both loops."""
 
 import asyncio
 import contextlib
@@ -60,7 +60,9 @@ def test_a_tunnel_is_refused(run: Run) -> None:
 
 @pytest.mark.parametrize("size", [65, 80, 128, 240, 2000])
 @pytest.mark.parametrize("before", [b"", PING * 3])
-def test_headers_too_large_however_they_arrive(run: Run, size: int, before: bytes) -> None:
+def test_oversized_headers_are_refused_however_they_arrive(
+    run: Run, size: int, before: bytes
+) -> None:
     async def main() -> None:
         async with serving(StandInPool()) as client:
             for filler in (b"X: " + b"y" * (size * 1024), b"X: y\r\n" * (size * 171) + b"Y: z"):
@@ -75,7 +77,7 @@ def test_headers_too_large_however_they_arrive(run: Run, size: int, before: byte
 
 
 @pytest.mark.parametrize("before", [b"", PING * 3, post(b" " * 100_000 + BODY)])
-def test_headers_within_the_limit_pass(run: Run, before: bytes) -> None:
+def test_headers_within_the_limit_are_accepted(run: Run, before: bytes) -> None:
     async def main() -> None:
         async with serving(StandInPool()) as client, client.connect() as (reader, writer):
             filler = b"X: " + b"y" * (HEADERS_LIMIT - 200) + b"\r\n\r\n"
@@ -91,7 +93,9 @@ def test_headers_within_the_limit_pass(run: Run, before: bytes) -> None:
     [b"1;" + b"e" * 500_000, b"0\r\nX: " + b"y" * 500_000, b"0\r\n" + b"X: y\r\n" * 90_000],
     ids=["chunk extension", "trailer", "trailers"],
 )
-def test_what_is_no_body_within_a_body(run: Run, endless: bytes) -> None:
+def test_endless_chunk_extensions_and_trailers_close_the_connection(
+    run: Run, endless: bytes
+) -> None:
     async def main() -> None:
         async with serving(StandInPool()) as client, raw(client) as sock:
             head = b"POST /execute HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
@@ -103,7 +107,7 @@ def test_what_is_no_body_within_a_body(run: Run, endless: bytes) -> None:
     run(main())
 
 
-def test_trailers_are_no_headers(run: Run) -> None:
+def test_trailers_do_not_count_as_headers(run: Run) -> None:
     async def main() -> None:
         async with serving(StandInPool(), FLASHPOOL_TOKEN="t") as client:
             head = b"POST /execute HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -13,7 +13,7 @@ FAST = {"FLASHPOOL_HEADER_TIMEOUT_S": "0.3"}
 
 
 async def last_words(client: Client, *pieces: bytes, pause: float = 0.0) -> bytes:
-    """What the server says to a client that sends these pieces, and then goes on waiting."""
+    """Return the server's answer to a client that sends these pieces and then waits."""
     async with client.connect() as (reader, writer):
         end = asyncio.ensure_future(at_end(reader))
         for piece in pieces:
@@ -24,7 +24,7 @@ async def last_words(client: Client, *pieces: bytes, pause: float = 0.0) -> byte
         return await end
 
 
-def test_a_client_that_stays_silent() -> None:
+def test_a_silent_client_is_disconnected() -> None:
     async def main() -> None:
         async with serving(StandInPool(), **FAST) as client:
             assert await last_words(client) == b""
@@ -42,22 +42,22 @@ def test_a_client_that_stays_silent() -> None:
     ],
     ids=["one byte", "bytes", "empty lines", "headers"],
 )
-def test_dripped_headers(pieces: list[bytes]) -> None:
+def test_headers_that_arrive_too_slowly_time_out(pieces: list[bytes]) -> None:
     async def main() -> None:
         async with serving(StandInPool(), **FAST) as client:
             said = await last_words(client, *pieces, pause=0.05)
-            # A piece that arrives after the answer resets the connection, answer and all.
+            # A piece that arrives after the answer resets the connection, and the answer is lost.
             assert said.startswith(b"HTTP/1.1 408 ") or not said
 
     run(main())
 
 
-def test_the_deadline_holds_for_later_requests_too() -> None:
+def test_the_deadline_applies_to_later_requests_too() -> None:
     async def main() -> None:
         async with serving(StandInPool(), **FAST) as client, client.connect() as (reader, writer):
             writer.write(post(BODY))
             assert (await read_reply(reader)).status == 200
-            await asyncio.sleep(1.5)  # idle between requests is no offence
+            await asyncio.sleep(1.5)  # idle time between requests is allowed
             writer.write(post(BODY))
             assert (await read_reply(reader)).status == 200
             writer.write(b"POST /exec")
@@ -66,7 +66,7 @@ def test_the_deadline_holds_for_later_requests_too() -> None:
     run(main())
 
 
-def test_headers_without_end() -> None:
+def test_endless_headers_are_refused() -> None:
     async def main() -> None:
         async with serving(StandInPool()) as client:
             for head in (b"GET /ping HTTP/1.1\r\nX: ", b"GET /", b"GET /ping HTTP/1.1\r\n"):
@@ -77,7 +77,7 @@ def test_headers_without_end() -> None:
     run(main())
 
 
-def test_a_body_nobody_asked_for_does_not_keep_a_connection(
+def test_an_endless_unread_body_does_not_keep_a_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("flashpool.frontends.http_server.listener._MARGIN_S", 0.0)
@@ -101,7 +101,7 @@ def test_a_body_nobody_asked_for_does_not_keep_a_connection(
 @pytest.mark.parametrize(
     "data", [b"\0" * 100, b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 9]
 )
-def test_what_is_no_http(data: bytes) -> None:
+def test_malformed_requests_get_400(data: bytes) -> None:
     async def main() -> None:
         async with serving(StandInPool()) as client:
             assert (await last_words(client, data)).startswith(b"HTTP/1.1 400 ")
@@ -118,7 +118,7 @@ def room_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("room_for_two")
-def test_one_connection_too_many_is_closed_where_all_are_in_use() -> None:
+def test_a_new_connection_is_closed_when_all_others_are_in_use() -> None:
     pool = StandInPool(outcome=None)
 
     async def main() -> None:
@@ -141,7 +141,7 @@ def test_one_connection_too_many_is_closed_where_all_are_in_use() -> None:
 
 @pytest.mark.usefixtures("room_for_two")
 @pytest.mark.parametrize("used", [True, False], ids=["kept", "silent"])
-def test_the_connection_that_nobody_used_for_longest_makes_room(used: bool) -> None:
+def test_the_longest_idle_connection_is_closed_to_make_room(used: bool) -> None:
     async def main() -> None:
         async with (
             serving(StandInPool()) as client,
@@ -160,7 +160,7 @@ def test_the_connection_that_nobody_used_for_longest_makes_room(used: bool) -> N
     run(main())
 
 
-def test_a_port_in_use_names_the_setting() -> None:
+def test_the_error_for_a_port_in_use_names_the_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ListenError, match=f"port {port}: it is in use; set FLASHPOOL_PORT"):
@@ -169,6 +169,6 @@ def test_a_port_in_use_names_the_setting() -> None:
         bind("no-such-host.invalid", 0, "FLASHPOOL_PORT")
 
 
-def test_addresses_to_show() -> None:
+def test_an_address_is_shown_as_a_url() -> None:
     with bind("0.0.0.0", 0, "FLASHPOOL_PORT") as sock:
         assert url(sock) == f"http://127.0.0.1:{sock.getsockname()[1]}"

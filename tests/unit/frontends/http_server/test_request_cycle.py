@@ -1,4 +1,4 @@
-"""A response is what its application says, in as few writes as it can be."""
+"""A response is sent as its application produced it, in as few writes as possible."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ JSON = (b"content-type", b"application/json")
 
 
 class Transport:
-    """Keeps what is written, write by write."""
+    """A transport that records each write."""
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
@@ -46,7 +46,7 @@ class Flow:
 def answered(
     app: Callable[..., Awaitable[None]], method: str = "GET", *, keep_alive: bool = True
 ) -> Transport:
-    """What one request to an application has written."""
+    """Run one request to an application; return the transport with its writes."""
 
     async def main() -> Transport:
         transport: Any = Transport()
@@ -103,12 +103,12 @@ def test_head_and_body_are_written_at_once(size: int) -> None:
     assert not transport.closed
 
 
-def test_a_body_in_parts_goes_out_as_it_comes() -> None:
+def test_a_body_in_parts_is_sent_as_it_arrives() -> None:
     writes = answered(with_length(b"one", b"", b"two", b"")).writes
     assert writes == [HEAD + b"content-length: 6\r\n\r\none", b"two"]
 
 
-def test_without_a_length_it_is_chunked() -> None:
+def test_a_body_without_a_length_is_chunked() -> None:
     writes = answered(app_of(b"one", b"", b"two" * 10)).writes
     assert writes == [
         b"HTTP/1.1 200 OK\r\ndate: today\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n",
@@ -116,17 +116,17 @@ def test_without_a_length_it_is_chunked() -> None:
     ]
 
 
-def test_no_body_for_who_asks_for_the_head_alone() -> None:
+def test_an_answer_to_head_has_no_body() -> None:
     assert answered(with_length(b"{}"), "HEAD").writes == [HEAD + b"content-length: 2\r\n\r\n"]
     assert b"chunked" not in answered(app_of(b"x"), "HEAD").writes[0]
 
 
-def test_a_status_that_has_no_body() -> None:
+def test_a_204_answer_has_no_body() -> None:
     head = b"HTTP/1.1 204 No Content\r\ndate: today\r\n\r\n"
     assert answered(app_of(b"", status=204)).writes == [head]
 
 
-def test_who_wants_the_connection_closed() -> None:
+def test_either_side_can_have_the_connection_closed() -> None:
     said = (b"Connection", b"close")
     for transport in (
         answered(app_of(b"", status=204, headers=(said,))),
@@ -153,7 +153,7 @@ async def fails_half_way(_scope: Any, _receive: Any, send: Any) -> None:
     ],
     ids=["fails", "too long", "too short", "value", "name", "length"],
 )
-def test_nothing_of_a_wrong_response_is_sent(app: Callable[..., Awaitable[None]]) -> None:
+def test_an_invalid_response_is_replaced_by_500(app: Callable[..., Awaitable[None]]) -> None:
     (written,) = answered(app).writes
     assert written.startswith(b"HTTP/1.1 500 ")
 

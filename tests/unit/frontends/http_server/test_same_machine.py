@@ -1,4 +1,4 @@
-"""What a web page in a browser on this machine gets of a port on loopback."""
+"""Requests of web pages to a port on loopback, from a browser on this machine."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ def status(loopback: bool, **headers: str) -> int:
         "",
     ],
 )
-def test_this_machine_is_answered(host):
+def test_loopback_host_names_are_accepted(host):
     assert status(True, host=host) == 200
     assert status(True) == 200
 
@@ -43,7 +43,7 @@ def test_this_machine_is_answered(host):
     "host",
     ["evil.example:8001", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1", "[::"],
 )
-def test_another_name_for_this_machine_is_not(host):
+def test_other_host_names_are_refused_on_loopback(host):
     assert status(True, host=host) == 403
     assert status(False, host=host) == 200, "a pod's address, or a name that its network gives it"
 
@@ -60,11 +60,11 @@ def test_another_name_for_this_machine_is_not(host):
     ],
 )
 @pytest.mark.parametrize("loopback", [True, False])
-def test_a_page_of_another_origin_is_not(origin, expected, loopback):
+def test_pages_of_other_origins_are_refused(origin, expected, loopback):
     assert status(loopback, host="localhost:8001", origin=origin) == expected
 
 
-def test_the_server_s_own_life_is_left_alone():
+def test_lifespan_events_pass():
     seen = []
 
     async def app(scope, _receive, _send):

@@ -1,4 +1,4 @@
-"""The start command: what it is made of, and what is refused."""
+"""The start command: its parts, and which arguments are refused."""
 
 import shlex
 
@@ -21,7 +21,7 @@ def test_arguments_are_not_part_of_the_script():
     assert SHA not in argv[2]
 
 
-def test_the_script_is_without_comments_and_pythons_indentation_is_kept():
+def test_the_script_loses_its_comments_and_keeps_pythons_indentation():
     script = command(url=URL, sha256=SHA)[2]
     lines = script.splitlines()
     assert [line for line in lines if line.lstrip().startswith("#")] == []
@@ -29,7 +29,7 @@ def test_the_script_is_without_comments_and_pythons_indentation_is_kept():
     assert len(script) < 8000
 
 
-def test_the_environment_says_what_is_left_out():
+def test_variables_replace_missing_arguments():
     environ = {
         "FLASH_WORKER_TARBALL_URL": "https://x.example/{version}/py{python}.tar.gz",
         "FLASH_WORKER_TARBALL_SHA256": SHA.upper(),
@@ -44,7 +44,7 @@ def test_a_file_needs_no_hash():
     assert command(url="file:///srv/worker.tar.gz")[4:6] == ["file:///srv/worker.tar.gz", ""]
 
 
-def test_http_needs_the_setting_and_hands_it_on():
+def test_plain_http_needs_a_setting_that_the_command_passes_on():
     url = "http://10.0.0.1/worker.tar.gz"
     with pytest.raises(InjectionError, match="FLASH_WORKER_ALLOW_HTTP=1"):
         command(url=url, sha256=SHA)
@@ -65,6 +65,6 @@ def test_http_needs_the_setting_and_hands_it_on():
         ({"url": "https://x.example/{python}", "sha256": SHA}, "--python"),
     ],
 )
-def test_what_is_not_safe_is_refused(given, message):
+def test_invalid_arguments_are_refused(given, message):
     with pytest.raises(InjectionError, match=message):
         command(**given)

@@ -18,7 +18,7 @@ def names(link: Path) -> list[str]:
     return sorted(name for name in os.listdir(link.parent) if name != "local")
 
 
-def test_a_link_is_made_where_nothing_is(tmp_path: Path, target: Path) -> None:
+def test_a_link_is_created(tmp_path: Path, target: Path) -> None:
     link = tmp_path / "app"
     assert switch_link(link, target) == ""
     assert os.readlink(link) == str(target)
@@ -27,21 +27,21 @@ def test_a_link_is_made_where_nothing_is(tmp_path: Path, target: Path) -> None:
     assert switch_link(tmp_path / "deeper" / "app", target) == ""
 
 
-def test_an_empty_directory_makes_room(tmp_path: Path, target: Path) -> None:
+def test_an_empty_directory_is_replaced_by_the_link(tmp_path: Path, target: Path) -> None:
     link = tmp_path / "app"
     link.mkdir()
     assert switch_link(link, target) == ""
     assert os.readlink(link) == str(target)
 
 
-def test_a_link_of_ours_is_switched(tmp_path: Path, target: Path) -> None:
+def test_a_link_of_flashpool_is_switched(tmp_path: Path, target: Path) -> None:
     link = tmp_path / "app"
-    link.symlink_to(f"/elsewhere/apps/{'b' * 64}")  # of another local directory, and gone
+    link.symlink_to(f"/elsewhere/apps/{'b' * 64}")  # leads to a store that no longer exists
     assert switch_link(link, target) == ""
     assert link.resolve() == target
 
 
-def test_what_others_made_is_left_alone(tmp_path: Path, target: Path) -> None:
+def test_links_files_and_directories_of_others_are_left_alone(tmp_path: Path, target: Path) -> None:
     link = tmp_path / "app"
     link.symlink_to("/srv/app")
     assert "another's link" in switch_link(link, target)
@@ -72,7 +72,7 @@ def test_a_directory_that_appears_meanwhile_is_left_alone(
     assert not link.is_symlink()
 
 
-def test_links_of_the_dead_are_removed(tmp_path: Path, target: Path) -> None:
+def test_temporary_links_of_dead_processes_are_removed(tmp_path: Path, target: Path) -> None:
     link = tmp_path / "app"
     mine = f".app.flashpool-{app_store.holder_name()}"
     for name in (".app.flashpool-host-1-1-dead", mine):
@@ -82,6 +82,6 @@ def test_links_of_the_dead_are_removed(tmp_path: Path, target: Path) -> None:
     assert names(link) == sorted([".app.flashpool-host-2-2-file", mine, "app"])
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, target: Path) -> None:
+def test_a_link_that_cannot_be_created_is_reported(tmp_path: Path, target: Path) -> None:
     (tmp_path / "file").touch()
     assert "cannot be made a link" in switch_link(tmp_path / "file" / "app", target)

@@ -29,7 +29,7 @@ from support.archives import file, special, write_archive
 
 
 class Place:
-    """An archive's place, and the server that looks for it."""
+    """Paths of an archive, and a server that looks for an archive there."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ def test_an_app_is_unpacked_and_linked(place: Place, caplog: pytest.LogCaptureFi
     )
 
 
-def test_our_variables_win_over_the_platforms(place: Place) -> None:
+def test_flashpools_variables_override_the_platforms(place: Place) -> None:
     write_archive(place.folder / "ours.tar.gz", [file("ours.py")])
     write_archive(place.archive, [file("theirs.py")])
     found = place.obtain(
@@ -99,7 +99,7 @@ def test_a_directory_with_files_stays_and_the_log_says_so(
 
 
 @pytest.mark.parametrize("yes", ["1", "true", "yes"])
-def test_what_lies_there_is_served_if_it_is_to_be(place: Place, yes: str) -> None:
+def test_an_unpacked_app_is_served_when_unpacking_is_disabled(place: Place, yes: str) -> None:
     write_archive(place.archive, [file("a.py")])
     with pytest.raises(AppDirectoryRefused, match="FLASH_DISABLE_UNPACK") as caught:
         place.obtain(FLASH_DISABLE_UNPACK=yes)
@@ -110,7 +110,7 @@ def test_what_lies_there_is_served_if_it_is_to_be(place: Place, yes: str) -> Non
     assert not (place.folder / "local").exists()
 
 
-def test_an_archive_that_comes_late_is_waited_for(place: Place) -> None:
+def test_an_archive_that_arrives_late_is_waited_for(place: Place) -> None:
     async def main() -> AppFolder:
         waiting = asyncio.ensure_future(place.obtaining())
         await asyncio.sleep(0.3)
@@ -125,7 +125,7 @@ def test_an_archive_that_comes_late_is_waited_for(place: Place) -> None:
     assert os.listdir(asyncio.run(main()).path) == ["a.py"]
 
 
-def test_waiting_ends_with_a_message_that_says_what_changes_it(place: Place) -> None:
+def test_the_error_after_waiting_names_the_setting(place: Place) -> None:
     with pytest.raises(ArtifactMissing) as caught:
         place.obtain(FLASHPOOL_ARTIFACT_WAIT_S="0.2")
     for words in (str(place.archive), "is empty", "FLASHPOOL_ARTIFACT", "waited 0.2 s"):
@@ -157,7 +157,7 @@ def test_a_cancelled_wait_leaves_nothing(place: Place) -> None:
     assert os.listdir(place.folder / "local" / "flashpool") == []
 
 
-def test_a_local_directory_that_cannot_be_written_is_told(place: Place) -> None:
+def test_an_unwritable_local_directory_is_reported(place: Place) -> None:
     write_archive(place.archive, [file("a.py")])
     (place.folder / "local").write_text("in the way")
     with pytest.raises(UnpackingFailed, match="FLASHPOOL_LOCAL_DIR") as caught:
@@ -173,7 +173,7 @@ def test_the_back_off_grows_to_a_bound() -> None:
     assert waits[-1] == 5.0
 
 
-def test_the_store_of_apps_counts_for_nobodys_quota(tmp_path: Path) -> None:
+def test_the_store_of_apps_is_outside_the_quota(tmp_path: Path) -> None:
     settings = Settings.from_environ({"FLASHPOOL_LOCAL_DIR": str(tmp_path)})
     apps = store_of(settings)
     assert isinstance(apps, AppStore)
@@ -185,7 +185,7 @@ def test_the_store_of_apps_counts_for_nobodys_quota(tmp_path: Path) -> None:
     assert environments.scratch_root in environments.parts()
 
 
-def test_a_mark_is_another_one_when_somebody_has_written(tmp_path: Path) -> None:
+def test_the_mark_of_an_artifact_changes_with_each_write(tmp_path: Path) -> None:
     archive = tmp_path / "a.tar.gz"
     absent = mark_of(archive)
     archive.write_bytes(b"one")

@@ -1,4 +1,4 @@
-"""Archives that a stranger has changed at random: an app, or an error of ours; never anything else."""
+"""Archives changed at random: each yields an app or one of flashpool's errors."""
 
 import gzip
 import os
@@ -29,7 +29,7 @@ TARS = [tar(MEMBERS, kind) for name, kind in FORMATS.items() if name != "ustar"]
 
 
 def with_right_checksums(data: bytes) -> bytes:
-    """Headers are believed as long as their checksums fit; so they are made to."""
+    """Correct the checksums of changed headers, because a wrong checksum alone is refused."""
     blocks = [bytearray(data[at : at + 512]) for at in range(0, len(data), 512)]
     for block in blocks:
         if b"ustar" in block and len(block) == 512:
@@ -43,7 +43,7 @@ def with_right_checksums(data: bytes) -> bytes:
     st.lists(st.tuples(st.floats(0, 0.999), st.binary(min_size=1, max_size=12)), max_size=4),
     st.booleans(),
 )
-def test_what_is_changed_at_random_ends_in_an_app_or_an_error(
+def test_random_changes_yield_an_app_or_a_known_error(
     data: bytes, changes: list[tuple[float, bytes]], mend: bool
 ) -> None:
     changed = bytearray(data.rstrip(b"\0") + bytes(1024))

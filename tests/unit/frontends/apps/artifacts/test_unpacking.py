@@ -44,7 +44,7 @@ def unpacked(store: AppStore, archive: Path, limits: ArchiveLimits = LIMITS) -> 
 
 
 def refused(store: AppStore, archive: Path, limits: ArchiveLimits = LIMITS) -> AppError:
-    """The error; after a look that nothing was written, in the store or outside of it."""
+    """Return the error, after checking that nothing was written inside or outside the store."""
     outside = set(store.root.parent.rglob("*"))
     with pytest.raises(AppError) as caught:
         unpack(archive, store, limits, threading.Event())
@@ -97,14 +97,14 @@ def test_files_and_directories_are_unpacked(
     assert (path / "a.py").stat().st_mtime == 1_700_000_000
 
 
-def test_several_gzip_files_in_a_row_are_one(store: AppStore, tmp_path: Path) -> None:
+def test_concatenated_gzip_files_are_read_as_one(store: AppStore, tmp_path: Path) -> None:
     plain = tar([file("a", b"x" * 100_000), file("b", b"y")])
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(gzip.compress(plain[:50_000]) + gzip.compress(plain[50_000:]))
     assert set(tree(unpacked(store, archive))) == {"a", "b"}
 
 
-def test_well_packed_content_comes_out_whole(store: AppStore, tmp_path: Path) -> None:
+def test_highly_compressed_content_is_unpacked_completely(store: AppStore, tmp_path: Path) -> None:
     zeros = b"\0" * (8 << 20)
     archive = write_archive(tmp_path / "a.tar.gz", [file("zeros", zeros), file("b", b"y")])
     assert tree(unpacked(store, archive)) == {"zeros": zeros, "b": b"y"}
@@ -138,7 +138,7 @@ def test_well_packed_content_comes_out_whole(store: AppStore, tmp_path: Path) ->
         ([folder(f"f{n}") for n in range(101)], "more than 100 files"),
     ],
 )
-def test_what_no_artifact_holds_is_refused_whole(
+def test_a_bad_member_refuses_the_whole_archive(
     store: AppStore, tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]], words: str
 ) -> None:
     archive = write_archive(tmp_path / "a.tar.gz", [file("first.py", b"1"), *members])
@@ -148,7 +148,7 @@ def test_what_no_artifact_holds_is_refused_whole(
     assert words in str(error)
 
 
-def test_a_link_that_leads_far_is_named(store: AppStore, tmp_path: Path) -> None:
+def test_a_link_with_a_long_target_is_named(store: AppStore, tmp_path: Path) -> None:
     members = [special("link", tarfile.SYMTYPE, "far/" * 60)]
     archive = write_archive(tmp_path / "a.tar.gz", members, tarfile.GNU_FORMAT)
     assert "'link', which is a symbolic link" in str(refused(store, archive))
@@ -160,7 +160,7 @@ def test_a_sparse_file_is_refused(store: AppStore, tmp_path: Path) -> None:
     assert "sparse" in str(refused(store, write_archive(tmp_path / "a.tar.gz", [(info, content)])))
 
 
-def test_sizes_are_bounded(store: AppStore, tmp_path: Path) -> None:
+def test_the_unpacked_size_is_bounded(store: AppStore, tmp_path: Path) -> None:
     archive = tmp_path / "a.tar.gz"
     info = tarfile.TarInfo("zeros")
     info.size = 10 << 30
@@ -173,7 +173,7 @@ def test_sizes_are_bounded(store: AppStore, tmp_path: Path) -> None:
     assert "100 times its size (FLASHPOOL_ARTIFACT_MAX_RATIO)" in str(refused(store, archive))
 
 
-def test_a_name_without_an_end_is_refused(store: AppStore, tmp_path: Path) -> None:
+def test_an_endless_member_name_is_refused(store: AppStore, tmp_path: Path) -> None:
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2 << 20
     archive = tmp_path / "a.tar.gz"
@@ -184,7 +184,7 @@ def test_a_name_without_an_end_is_refused(store: AppStore, tmp_path: Path) -> No
     assert "without an end" in str(refused(store, archive))
 
 
-def test_a_record_that_is_damaged_is_told(store: AppStore, tmp_path: Path) -> None:
+def test_a_damaged_pax_record_is_reported(store: AppStore, tmp_path: Path) -> None:
     for record in (b"x path=a\n", b"99 path=a\n", b"9 pathaa\n"):
         info = tarfile.TarInfo("pax")
         info.type, info.size = tarfile.XHDTYPE, len(record)
@@ -196,7 +196,9 @@ def test_a_record_that_is_damaged_is_told(store: AppStore, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("size", ["", "x", "-1", "99999999999999999999"])
-def test_a_size_that_is_not_a_number_is_told(store: AppStore, tmp_path: Path, size: str) -> None:
+def test_a_size_that_is_not_a_number_is_reported(
+    store: AppStore, tmp_path: Path, size: str
+) -> None:
     info, content = file("a", b"12345")
     info.pax_headers = {"size": size}
     archive = write_archive(tmp_path / "a.tar.gz", [(info, content)])
@@ -206,7 +208,7 @@ def test_a_size_that_is_not_a_number_is_told(store: AppStore, tmp_path: Path, si
         assert "not a number" in str(refused(store, archive))
 
 
-def test_what_is_not_a_gzipped_tar_may_still_come(store: AppStore, tmp_path: Path) -> None:
+def test_a_damaged_or_incomplete_archive_may_be_retried(store: AppStore, tmp_path: Path) -> None:
     whole = gzip.compress(tar([file("a", os.urandom(300_000))]))
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 0xFF
@@ -227,7 +229,7 @@ def test_what_is_not_a_gzipped_tar_may_still_come(store: AppStore, tmp_path: Pat
         assert words in str(error)
 
 
-def test_a_missing_archive_says_what_is_there(store: AppStore, tmp_path: Path) -> None:
+def test_a_missing_archive_lists_the_directory(store: AppStore, tmp_path: Path) -> None:
     (tmp_path / "artefact.tar.gz").touch()
     error = refused(store, tmp_path / "artifact.tar.gz")
     assert isinstance(error, ArtifactMissing)
@@ -236,14 +238,14 @@ def test_a_missing_archive_says_what_is_there(store: AppStore, tmp_path: Path) -
     assert "cannot be listed" in str(refused(store, tmp_path / "no" / "artifact.tar.gz"))
 
 
-def test_a_pipe_is_not_waited_for(store: AppStore, tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_the_archive_does_not_block(store: AppStore, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in str(refused(store, tmp_path / "pipe"))
     (tmp_path / "folder").mkdir()
     assert "not a regular file" in str(refused(store, tmp_path / "folder"))
 
 
-def test_an_app_is_unpacked_once_and_keeps_what_it_wrote(store: AppStore, tmp_path: Path) -> None:
+def test_an_app_is_unpacked_once_and_keeps_its_own_files(store: AppStore, tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "a.tar.gz", [file("a.py", b"1")])
     path = unpacked(store, archive)
     (path / "state.txt").write_text("mine")
@@ -251,7 +253,7 @@ def test_an_app_is_unpacked_once_and_keeps_what_it_wrote(store: AppStore, tmp_pa
     assert tree(path) == {"a.py": b"1", "state.txt": b"mine"}
 
 
-def test_a_new_artifact_replaces_the_old_one_whole(store: AppStore, tmp_path: Path) -> None:
+def test_a_new_artifact_replaces_all_of_the_old_one(store: AppStore, tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "a.tar.gz", [file("old.py"), file("both.py", b"1")])
     old = unpack(archive, store, LIMITS, threading.Event())
     write_archive(archive, [file("both.py", b"2")])
@@ -266,7 +268,7 @@ def test_a_new_artifact_replaces_the_old_one_whole(store: AppStore, tmp_path: Pa
     assert list(store.trash.iterdir()) == list(store.users_root.iterdir()) == []
 
 
-def test_an_archive_that_changes_meanwhile_is_not_taken(
+def test_an_archive_that_changes_while_it_is_read_is_refused(
     store: AppStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = write_archive(tmp_path / "a.tar.gz", [file("a", b"1")])
@@ -289,14 +291,14 @@ def test_a_full_disk_leaves_nothing(
     assert "FLASHPOOL_LOCAL_DIR" in str(error)
 
 
-def test_a_root_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "a.tar.gz", [file("a", b"1")])
     (tmp_path / "apps").touch()
     with pytest.raises(UnpackingFailed, match="FLASHPOOL_LOCAL_DIR"):
         unpack(archive, AppStore(tmp_path / "apps"), LIMITS, threading.Event())
 
 
-def test_a_process_that_leaves_stops_unpacking(store: AppStore, tmp_path: Path) -> None:
+def test_the_stop_event_stops_unpacking(store: AppStore, tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "a.tar.gz", [file("a", b"1")])
     stop = threading.Event()
     stop.set()
@@ -305,7 +307,7 @@ def test_a_process_that_leaves_stops_unpacking(store: AppStore, tmp_path: Path) 
     assert store.digests() == []
 
 
-def test_leavings_of_the_dead_are_swept_and_those_of_the_living_stay(store: AppStore) -> None:
+def test_leftovers_of_dead_processes_are_swept_and_others_stay(store: AppStore) -> None:
     store.prepare()
     mine, host = app_store.holder_name(), app_store.this_host()
     for name in (f"{host}-1-1-abcd.app", "elsewhere-1-1-abcd.app", "nonsense", f"{mine}.app"):
@@ -319,7 +321,7 @@ def test_leavings_of_the_dead_are_swept_and_those_of_the_living_stay(store: AppS
     assert list(store.trash.iterdir()) == list(store.users_root.iterdir()) == []
 
 
-def test_an_app_marked_while_it_is_removed_comes_back(
+def test_an_app_marked_as_used_during_removal_is_restored(
     store: AppStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.prepare()
@@ -331,7 +333,7 @@ def test_an_app_marked_while_it_is_removed_comes_back(
     assert store.has(digest)
 
 
-def test_a_user_in_another_container_keeps_its_app(store: AppStore) -> None:
+def test_a_lock_held_in_another_container_keeps_the_app(store: AppStore) -> None:
     store.prepare()
     digest = "a" * 64
     store.app(digest).mkdir()
@@ -343,7 +345,7 @@ def test_a_user_in_another_container_keeps_its_app(store: AppStore) -> None:
     assert store.sweep(keep="") == [digest]
 
 
-def test_nobody_is_waited_for_without_end(
+def test_waiting_for_the_stores_lock_is_bounded(
     store: AppStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.prepare()

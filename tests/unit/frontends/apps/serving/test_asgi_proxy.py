@@ -1,4 +1,4 @@
-"""The front-end of an app over a service that answers what the test says."""
+"""The ASGI front-end of an app, over a service that a test scripts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from flashpool.pool import call_ids
 from flashpool.pool._child import app_messages
 from flashpool.pool.apps import AppEnd, AppRequest, AppSink, AppState, EndKind
 
-#: The id of the first request of a service.
+#: The id that a service gives to its first request.
 MADE = call_ids.name_of(1).encode()
 
 
 class Service:
-    """An app service by hand."""
+    """A scripted app service."""
 
     def __init__(self, on_request: Callable[[AppSink], None]) -> None:
         self.on_request = on_request
@@ -74,7 +74,7 @@ def ask(
     draining: bool = False,
     generated: bool = True,
 ) -> list[dict[str, Any]]:
-    """What is sent to the client."""
+    """Send a request through the proxy; return the ASGI messages to the client."""
     sent: list[dict[str, Any]] = []
     pieces = list(body)
     scope = {
@@ -111,13 +111,13 @@ def ask(
 
 
 def told(sent: list[dict[str, Any]]) -> tuple[int, dict[str, str], Any]:
-    """Status, headers and JSON body."""
+    """Return status, headers and JSON body."""
     start, body = sent
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
     return start["status"], headers, json.loads(body["body"]) if body["body"] else None
 
 
-def test_an_answer_is_passed_on_piece_by_piece() -> None:
+def test_an_answer_is_forwarded_piece_by_piece() -> None:
     service = Service(answers(b"a", b"bc", b"d"))
     start, *bodies = ask(service)
     assert (start["status"], start["headers"]) == (200, [(b"x-a", b"1"), (b"x-request-id", MADE)])
@@ -126,7 +126,7 @@ def test_an_answer_is_passed_on_piece_by_piece() -> None:
         (b"bc", True),
         (b"d", False),
     ]
-    # Of what is on its way to the client; nothing more comes behind the last piece.
+    # Credit is given for the bytes of each piece but the last, which nothing follows.
     assert service.credits == 3
     assert service.left == []
 
@@ -135,27 +135,27 @@ def ids(sent: list[dict[str, Any]]) -> list[bytes]:
     return [value for name, value in sent[0]["headers"] if name == b"x-request-id"]
 
 
-def test_an_answer_has_the_id_that_its_client_gave() -> None:
+def test_an_answer_carries_the_clients_request_id() -> None:
     given = ((b"x-request-id", b"order-9:2"),)
     assert ids(ask(Service(answers(b"a")), headers=given)) == [b"order-9:2"]
     assert ids(ask(Service(ends(EndKind.CRASHED)), headers=given)) == [b"order-9:2"]
     assert ids(ask(Service(ends(EndKind.RAISED)), headers=given)) == [b"order-9:2"]
     assert ids(ask(Service(answers(b"a")), "/execute", headers=given)) == [b"order-9:2"]
-    # The app sees what its client sent.
+    # The app receives the client's header as well.
     service = Service(answers(b"a"))
     ask(service, headers=given)
     assert app_messages.paired(list(service.requests[0].fields), 6) == list(given)
 
 
 @pytest.mark.parametrize("given", [b"", b"two words", b"-a", b"x" * 129, "é".encode()])
-def test_what_is_no_id_is_not_sent_back(given: bytes) -> None:
+def test_an_invalid_request_id_is_replaced(given: bytes) -> None:
     headers = ((b"x-request-id", given),)
     assert ids(ask(Service(answers(b"a")), headers=headers)) == [MADE]
     (made,) = ids(ask(Service(answers(b"a")), "/execute", headers=headers))
     assert call_ids.number_of(made.decode())
 
 
-def test_an_id_of_the_apps_own_is_the_only_one() -> None:
+def test_a_request_id_set_by_the_app_takes_precedence() -> None:
     def answer(sink: AppSink) -> None:
         sink.response(200, [(b"x-request-id", b"mine")], b"a", False)
 
@@ -174,7 +174,7 @@ def test_an_id_of_the_apps_own_is_the_only_one() -> None:
         (EndKind.FAILED, "GET", 503, True),
     ],
 )
-def test_what_has_no_answer_is_told_with_its_cause(
+def test_a_request_without_an_answer_gets_an_error_with_its_cause(
     kind: EndKind, method: str, status: int, again: bool
 ) -> None:
     service = Service(ends(kind, error_type="Why", message="it did", phase="run"))
@@ -184,12 +184,12 @@ def test_what_has_no_answer_is_told_with_its_cause(
     assert ("retry-after" in headers) == again
 
 
-def test_an_exception_is_told_without_details() -> None:
+def test_an_exception_is_answered_without_details() -> None:
     start, body = ask(Service(ends(EndKind.RAISED, message="a secret")))
     assert (start["status"], body["body"]) == (500, b"Internal Server Error")
 
 
-def test_an_answer_that_breaks_off_is_cut() -> None:
+def test_an_incomplete_answer_is_cut() -> None:
     def answer(sink: AppSink) -> None:
         sink.response(200, [], b"some", True)
         sink.ended(AppEnd(kind=EndKind.CRASHED))
@@ -200,7 +200,7 @@ def test_an_answer_that_breaks_off_is_cut() -> None:
 @pytest.mark.parametrize(
     "path", ["/execute", "/execute/", "//execute", "/./execute", "/a/../execute", "/../execute"]
 )
-def test_execute_does_not_get_to_a_generated_app(path: str) -> None:
+def test_requests_for_execute_never_reach_a_generated_app(path: str) -> None:
     service = Service(answers(b""))
     assert told(ask(service, path, "POST"))[0] == 404
     assert service.requests == []
@@ -208,7 +208,7 @@ def test_execute_does_not_get_to_a_generated_app(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/execute", "/execute/more", "/executes", "/EXECUTE"])
-def test_other_paths_do(path: str) -> None:
+def test_other_paths_reach_the_app(path: str) -> None:
     assert told(ask(Service(answers(b"")), path))[0] == 200
 
 
@@ -221,7 +221,7 @@ def test_other_paths_do(path: str) -> None:
         (AppState.SERVED, "", True, 503),
     ],
 )
-def test_ping_says_how_the_app_is(
+def test_ping_answers_with_the_state_of_the_app(
     state: AppState, failure: str, draining: bool, status: int
 ) -> None:
     service = Service(answers(b""))
@@ -234,7 +234,7 @@ def test_ping_says_how_the_app_is(
     assert told(ask(service, "/ping", "POST"))[0] == 200
 
 
-def test_a_body_goes_to_the_app_as_far_as_it_has_room() -> None:
+def test_a_body_is_sent_only_within_the_apps_window() -> None:
     sinks: list[AppSink] = []
     service = Service(sinks.append)
     window = app_messages.WINDOW
@@ -244,7 +244,7 @@ def test_a_body_goes_to_the_app_as_far_as_it_has_room() -> None:
         service.bodies.append((piece, more))
         sent = sum(len(one) for one, _ in service.bodies) + 100
         if sent >= 100 + window:
-            # The window is full: what was not asked for has not come.
+            # The window is full; nothing beyond it was sent.
             asyncio.get_running_loop().call_soon(sinks[0].room, 200)
         if not more:
             answers(b"done")(sinks[0])
@@ -257,7 +257,7 @@ def test_a_body_goes_to_the_app_as_far_as_it_has_room() -> None:
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_a_body_that_is_too_large_is_413(declared: bool) -> None:
+def test_a_body_that_is_too_large_gets_413(declared: bool) -> None:
     service = Service(lambda _: None)
     service.body = lambda *_: None  # type: ignore[method-assign]
     headers = ((b"content-length", b"2000000"),) if declared else ()
@@ -276,25 +276,25 @@ def test_a_body_that_is_too_large_is_413(declared: bool) -> None:
 
 
 @pytest.mark.parametrize("value", [b"soon", b"-1", b"0", b"nan", b"inf", b"1e999"])
-def test_a_clients_own_limit_has_to_be_a_number(value: bytes) -> None:
+def test_a_clients_time_limit_has_to_be_a_finite_number(value: bytes) -> None:
     status, _, body = told(ask(Service(answers(b"")), headers=((b"flashpool-timeout", value),)))
     assert (status, body["error_type"]) == (422, "InvalidRequest")
 
 
-def test_a_clients_own_limit_is_not_for_the_app() -> None:
+def test_a_clients_time_limit_header_is_not_forwarded() -> None:
     service = Service(answers(b""))
     ask(service, headers=((b"a", b"1"), (b"x-flashpool-timeout-s", b"3"), (b"b", b"2")))
     (request,) = service.requests
     assert app_messages.paired(list(request.fields), 6) == [(b"a", b"1"), (b"b", b"2")]
 
 
-def test_a_client_that_waits_no_longer_is_told_so() -> None:
+def test_a_clients_own_time_limit_gets_504() -> None:
     service = Service(lambda _: None)
     status, _, body = told(ask(service, headers=((b"flashpool-timeout", b"0.1"),)))
     assert (status, body["phase"]) == (504, "client")
     assert service.left == [1]
 
 
-def test_what_comes_while_the_server_drains_is_refused() -> None:
+def test_requests_during_a_drain_are_refused() -> None:
     status, headers, _ = told(ask(Service(answers(b"")), draining=True))
     assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "1")

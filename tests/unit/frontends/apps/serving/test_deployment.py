@@ -1,4 +1,4 @@
-"""What takes the place of an app that is served, and what does not."""
+"""Reloads: which app replaces the one that is served, and when the old one stays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flashpool.pool.apps import App, AppState
 
 
 class Service:
-    """Loads, or fails to."""
+    """A service whose app loads or fails to, as given."""
 
     def __init__(self, app: App, outcome: AppState) -> None:
         self.app = app
@@ -43,7 +43,7 @@ class Service:
 
 
 class Backend:
-    """Opens apps, whose outcomes are given; of its GPUs so many are free."""
+    """A backend whose apps load or fail as given, with the given number of free GPUs."""
 
     def __init__(self, *outcomes: AppState, free_gpus: int | None = None) -> None:
         self.outcomes = list(outcomes)
@@ -102,7 +102,7 @@ def test_a_successor_takes_over_and_the_old_one_retires():
     run(story)
 
 
-def test_one_that_cannot_be_loaded_leaves_the_old_one():
+def test_a_successor_that_cannot_be_loaded_leaves_the_old_one_serving():
     async def story():
         backend, find = Backend(SERVED, FAILED), Finder()
         deployment = AppDeployment(backend, find, 30.0)
@@ -119,7 +119,7 @@ def test_one_that_cannot_be_loaded_leaves_the_old_one():
     run(story)
 
 
-def test_what_is_not_found_leaves_the_old_one():
+def test_an_error_in_finding_the_app_leaves_the_old_one_serving():
     async def story():
         backend, find = Backend(SERVED), Finder()
         deployment = AppDeployment(backend, find, 30.0)
@@ -147,7 +147,7 @@ def test_an_artifact_that_is_served_already_is_left_alone():
         assert (await deployment.reload()).outcome is ReloadOutcome.UNCHANGED
         assert (deployment.service, first.retired, first.noted) == (first, None, "")
         assert find.released == ["b", "c"]
-        # One that does not serve is loaded anew, whatever the artifact holds.
+        # An app that is not served is loaded again even if the artifact is the same.
         first.outcome = FAILED
         assert (await deployment.reload()).outcome is ReloadOutcome.RELOADED
         assert deployment.service is backend.opened[2]
@@ -156,7 +156,7 @@ def test_an_artifact_that_is_served_already_is_left_alone():
 
 
 @pytest.mark.parametrize(("outcome", "serving"), [(SERVED, 1), (FAILED, 2)])
-def test_without_room_for_both_the_old_one_leaves_first(outcome: AppState, serving: int):
+def test_without_room_for_both_the_old_one_retires_first(outcome: AppState, serving: int):
     async def story():
         backend, find = Backend(SERVED, outcome, SERVED, free_gpus=0), Finder()
         deployment = AppDeployment(backend, find, 30.0)
@@ -172,7 +172,7 @@ def test_without_room_for_both_the_old_one_leaves_first(outcome: AppState, servi
 
 
 @pytest.mark.parametrize("outcome", [SERVED, FAILED])
-def test_an_app_that_cannot_be_loaded_is_replaced_by_whatever_is_there(
+def test_a_reload_replaces_a_failed_app_unconditionally(
     outcome: AppState, caplog: pytest.LogCaptureFixture
 ):
     async def story():
@@ -193,7 +193,7 @@ def test_an_app_that_cannot_be_loaded_is_replaced_by_whatever_is_there(
     assert ("no app is served: it raised" in caplog.text) == (outcome is FAILED)
 
 
-def test_another_look_replaces_an_app_that_cannot_be_loaded_by_another_one_only(
+def test_a_retry_replaces_a_failed_app_only_if_the_artifact_changed(
     caplog: pytest.LogCaptureFixture,
 ):
     async def story():
@@ -217,7 +217,7 @@ def test_another_look_replaces_an_app_that_cannot_be_loaded_by_another_one_only(
     assert caplog.text.count("odd") == 1
 
 
-def test_reloads_at_once_are_one():
+def test_concurrent_reloads_are_one_reload():
     async def story():
         backend, find = Backend(SERVED, SERVED), Finder()
         deployment = AppDeployment(backend, find, 30.0)
@@ -229,7 +229,7 @@ def test_reloads_at_once_are_one():
     run(story)
 
 
-def test_memory_that_is_not_there_is_no_room():
+def test_an_app_that_needs_more_than_the_free_memory_has_no_room():
     free = free_memory_mb()
     assert free is not None
     stats = Backend().stats()

@@ -1,4 +1,4 @@
-"""How requests of an app are counted: by template, by how they ended."""
+"""Counts of an app's requests, by route template and by outcome."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROUTES = (LoadedRoute("/items/{item_id}", ("GET",)), LoadedRoute("/items", ("POS
 
 
 def loaded(routes: Sequence[LoadedRoute] = ROUTES) -> RouteCounts:
-    """Counts of an app that has told its routes."""
+    """Counts of an app that has reported its routes."""
     counts = RouteCounts()
     policies = WatchedPolicies(policies_of(Settings.from_environ({}), "shop"))
     counts.serve(policies)
@@ -44,7 +44,7 @@ def test_paths_are_counted_under_their_templates() -> None:
         counts.ended("GET", f"/items/{number}", "2xx", 0.002)
         counts.ended("GET", f"/nothing/{number}", "4xx", 0.001)
     counts.ended("POST", "/items", end_of(503), 0.5)
-    # A method that the route has not is still for that route: the app answers 405.
+    # A method that the route does not allow counts for that route: the app answers 405.
     counts.ended("PUT", "/items", end_of(405), 0.001)
     assert requests(counts) == {
         "/items/{item_id}": {"2xx": 1000},
@@ -56,7 +56,7 @@ def test_paths_are_counted_under_their_templates() -> None:
     assert items.latency.sum_s == pytest.approx(2.0)
 
 
-def test_until_the_app_tells_its_routes_there_is_none() -> None:
+def test_before_the_app_reports_its_routes_requests_have_no_route() -> None:
     counts = RouteCounts()
     counts.ended("GET", "/items/1", "5xx", 0.0)
     counts.serve(WatchedPolicies(policies_of(Settings.from_environ({}), "shop")))
@@ -74,7 +74,7 @@ def test_routes_beyond_a_bound_share_a_row() -> None:
     assert rows[OTHER]["2xx"] == 800
 
 
-def test_a_failed_successor_changes_nothing() -> None:
+def test_routes_of_a_failed_successor_are_ignored() -> None:
     counts = loaded()
     successor = WatchedPolicies(policies_of(Settings.from_environ({}), "shop"))
     successor([LoadedRoute("/items/{other}", ("GET",))])
@@ -88,7 +88,7 @@ def cut(sink: AppSink) -> None:
 
 
 def gone(_sink: AppSink) -> None:
-    """It does not answer: its client leaves."""
+    """Do not answer: the client disconnects."""
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def gone(_sink: AppSink) -> None:
         (gone, [], "left"),
     ],
 )
-def test_each_end_has_its_class(
+def test_each_outcome_is_counted_in_its_class(
     on_request: Callable[[AppSink], None], headers: list[tuple[bytes, bytes]], end: str
 ) -> None:
     counts = loaded()

@@ -1,4 +1,4 @@
-"""What an artifact of SDK 2.0 says of a resource."""
+"""What an artifact of SDK 2.0 declares for a resource."""
 
 import json
 
@@ -25,7 +25,7 @@ def environment(folder, resource):
     return SdkContract({}).deployed_app(folder, resource, ["beta"]).environment
 
 
-def test_what_it_lacks(folder):
+def test_a_resource_gets_its_packages_and_constraints(folder):
     assert environment(folder, "heavy").system_packages == ("ffmpeg",)
     assert environment(folder, "plain").system_packages == ()
     assert environment(folder, "plain").requirements == ("torch", "beta")

@@ -20,7 +20,7 @@ def adapted(adapter, code, **fields):
     return adapter.adapted(request, DEFAULTS.call_of(request, body, stream=False))
 
 
-def test_a_source_that_imports_the_sdk_gets_it():
+def test_a_source_that_imports_the_sdk_gets_it_in_its_environment():
     assert adapted(SdkCalls(SDK, 1), MODULE).spec == Spec(requirements=SDK)
     call = adapted(SdkCalls(SDK, 1), MODULE, dependencies=["alpha"])
     assert call.spec.requirements == ("alpha", *SDK)
@@ -48,28 +48,28 @@ def test_a_function_with_a_start_hook_goes_to_one_resident():
     assert adapted(adapter, MODULE + "x = 1\n").want is None
 
 
-def test_a_source_that_seems_to_have_a_hook_is_tried_in_a_resident():
+def test_a_source_that_seems_to_have_a_start_hook_goes_to_a_resident():
     code = MODULE + "@f.init\ndef load(): pass\n"
     adapter = SdkCalls(SDK, 1)
     first = adapted(adapter, code)
     assert first.want is not None
-    # Another function of the module is not tried there.
+    # Another function of the module, without a hook, is called as usual.
     assert adapted(adapter, code.replace("@f.", "@other.")).want is None
     ended = Outcome(error_type="NeedsProcess", error="it has no start hook")
     again = adapter.again(first, ended)
     assert again.want is None
     assert adapted(adapter, code).want is None
-    # A module that says another thing each time is not followed for ever.
+    # A module that changes its answer each time is not retried for ever.
     assert adapter.again(again, Outcome(error_type="NeedsResident", error="it has one")) is None
 
 
-def test_an_exception_of_that_name_is_an_end_as_any_other():
+def test_a_users_exception_of_that_name_is_not_retried():
     adapter = SdkCalls(SDK, 1)
     ended = Outcome(error_type="NeedsResident", error="raised", from_user=True)
     assert adapter.again(adapted(adapter, MODULE), ended) is None
 
 
-def test_its_environment_is_built_ahead_where_calls_are_sure_to_come():
+def test_the_sdks_environment_is_built_ahead_where_calls_are_expected():
     assert SdkCalls(SDK, 1).ahead == ()
     assert SdkCalls((), 1, is_awaited=True).ahead == ()
     (spec,) = SdkCalls(SDK, 1, is_awaited=True).ahead

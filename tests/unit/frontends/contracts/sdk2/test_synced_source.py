@@ -1,4 +1,4 @@
-"""The source of a live API: what is taken, and where it is kept."""
+"""The source of a live API: which requests are accepted, and where the source is kept."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def store(folder, *, key="", endpoint=ENDPOINT, machine="one"):
     return SourceStore(settings, endpoint)
 
 
-def test_the_digest_is_the_clients():
+def test_the_digest_is_the_one_the_client_computes():
     assert taken().digest == hashlib.sha256(b"x = 1").hexdigest()
 
 
@@ -41,37 +41,37 @@ def test_the_digest_is_the_clients():
         *(b'{"source":"a\\u0000","resource":"a"}', b'{"source":"\\ud800","resource":"a"}'),
     ],
 )
-def test_what_is_no_sync_is_refused(body):
+def test_a_malformed_sync_is_refused(body):
     with pytest.raises(InvalidRequest):
         read_sync(body)
 
 
-def test_the_last_one_is_found_again(tmp_path):
+def test_the_latest_source_is_found_again(tmp_path):
     first, second = taken(), taken(source="x = 2")
     store(tmp_path).keep(first)
     store(tmp_path).keep(second)
     assert store(tmp_path).find() == second
 
 
-def test_it_belongs_to_one_generation_of_one_endpoint(tmp_path):
+def test_a_source_belongs_to_one_generation_of_one_endpoint(tmp_path):
     store(tmp_path).keep(taken())
     assert store(tmp_path, endpoint={**ENDPOINT, "RUNPOD_DEV_GENERATION": "2"}).find() is None
 
 
-def test_without_a_key_nothing_lies_on_the_volume(tmp_path):
+def test_without_a_key_no_source_is_kept_on_the_volume(tmp_path):
     store(tmp_path).keep(taken())
     assert list((tmp_path / "volume").rglob("*.json")) == []
     assert store(tmp_path, machine="two").find() is None
 
 
-def test_another_machine_finds_what_is_signed(tmp_path):
+def test_another_machine_with_the_key_finds_a_signed_source(tmp_path):
     kept = taken()
     store(tmp_path, key="secret").keep(kept)
     assert store(tmp_path, key="secret", machine="two").find() == kept
     assert store(tmp_path, key="other", machine="two").find() is None
 
 
-def test_what_a_stranger_wrote_is_not_served(tmp_path):
+def test_a_source_changed_on_the_volume_is_not_served(tmp_path):
     store(tmp_path, key="secret").keep(taken())
     (path,) = (tmp_path / "volume").rglob("*.json")
     path.write_bytes(path.read_bytes().replace(b"x = 1", b"x = 9"))
