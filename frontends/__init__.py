@@ -1,3 +1,1 @@
-"""Everything that talks to the outside: HTTP, jobs of the queue, the admin port and the command
-line.
-"""
+"""The code that talks to the outside: HTTP, the queue, the admin port and the command line."""

@@ -1,4 +1,4 @@
-"""From settings to a service over the backend of this very process; nothing is started yet."""
+"""Creates, from settings, a service over a pool in this process; starts nothing."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def make_service(
     settings: Settings, result_limit: int, result_setting: str = "FLASHPOOL_RESULT_LIMIT_MB"
 ) -> Service:
-    """``result_limit``: bytes of an encoded result that an answer takes; and what sets that."""
-    # A client that is less patient than a build takes finds the environment when it comes again.
+    """Create the service; ``result_setting`` names what sets ``result_limit``, in bytes."""
+    # A build goes on when its client times out: the client's next request finds the environment.
     environments = replace(settings.to_env_settings(), builds_go_on=True)
     pool = Supervisor(settings.to_pool_config(), environments)
     sdk = SdkCalls(
@@ -49,7 +49,7 @@ def make_service(
 
 
 def _tracing() -> Tracing | None:
-    # Late: OpenTelemetry is an extra, and costs what it takes to import.
+    # Imported here: OpenTelemetry is an optional extra, and its import takes time.
     from .telemetry.tracing import tracing
 
     return tracing()

@@ -1,4 +1,4 @@
-"""`flashpool serve auto`: chooses the front-end of a container whose image does not say it.
+"""`flashpool serve auto`: chooses the front-end of a container whose image does not name it.
 
     1. a resource is named: its artifact's manifest says whether it has routes or takes jobs
     2. FLASH_ENDPOINT_TYPE     lb
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 _TYPE: Final = "FLASH_ENDPOINT_TYPE"
 _KIND: Final = "RUNPOD_RUNTIME_KIND"
 _QUEUE: Final = "RUNPOD_WEBHOOK_GET_JOB"
-#: Port of a pod on the platform that sets no other.
+#: The port of a pod on the platform when PORT is not set.
 _POD_PORT: Final = "80"
 
 
@@ -51,10 +51,10 @@ _OF_KIND: Final = {
 
 
 def decide(answer: AnswerForm | None, environ: Mapping[str, str]) -> FrontEnd:
-    """The front-end, from the form of the resource's answers (None: no resource is named).
+    """Return the front-end, from the form of the resource's answers (None: no resource is named).
 
     Raises:
-        ModeError: a variable has a value that no front-end here is for.
+        ModeError: no front-end is for the value of a variable.
     """
     if answer is not None:
         return _OF_ANSWER[answer]
@@ -73,13 +73,13 @@ def decide(answer: AnswerForm | None, environ: Mapping[str, str]) -> FrontEnd:
 
 
 def choose(settings: Settings, environ: MutableMapping[str, str]) -> FrontEnd:
-    """Look at the artifact where a resource is named, and decide.
+    """Choose the front-end; if a resource is named, the manifest of its artifact decides.
 
-    The variable that the manifest contradicts is taken out, because the front-ends read it as well.
+    A variable that the manifest contradicts is removed, because the front-ends read it as well.
 
     Raises:
         ModeError: see `decide`.
-        AppError: the artifact cannot be served, and no variable says what it is for.
+        AppError: the artifact cannot be served, and no variable names a front-end.
     """
     resource = modes.resource(environ)
     answer = asyncio.run(_answer_of(settings, environ, resource)) if resource else None
@@ -95,9 +95,9 @@ def choose(settings: Settings, environ: MutableMapping[str, str]) -> FrontEnd:
 async def _answer_of(
     settings: Settings, environ: Mapping[str, str], resource: str
 ) -> AnswerForm | None:
-    """Return what the manifest says; None if it cannot be read and a variable says the same.
+    """Return what the manifest says; None if it cannot be read and a variable decides instead.
 
-    That front-end then waits for the artifact, and reports the wait to probes.
+    The front-end of that variable then waits for the artifact, and reports the wait to probes.
     """
     from .apps.errors import AppError
     from .apps.preparation import AppSource

@@ -19,19 +19,17 @@ from .schema import FunctionRequest
 
 
 class CallAdapter(Protocol):
-    """Adapts calls to a generation of the client; `Service` knows none of them."""
+    """Adapts calls to a generation of the client; `Service` knows no generation by name."""
 
     @property
     def ahead(self) -> Sequence[Spec]:
-        """Environments that its calls are going to need, whose builds begin with the server."""
+        """Environments that its calls are going to need; the server builds them when it starts."""
 
     def adapted(self, request: FunctionRequest, call: Call) -> Call:
         """Return the call, or a changed copy; used for calls whose source imports something."""
 
     def again(self, call: Call, outcome: Outcome) -> Call | None:
-        """Return the call to run in place of one that ended with this outcome; None: the outcome
-        stands.
-        """
+        """Return the call to run in place of one with this outcome; None: the outcome stands."""
 
 
 def label_of(request: FunctionRequest) -> str:
@@ -40,7 +38,7 @@ def label_of(request: FunctionRequest) -> str:
 
 
 def spec_of(request: FunctionRequest) -> Spec | None:
-    """The environment it needs; None: the base."""
+    """Return the environment that the request needs; None: the base."""
     if not (request.dependencies or request.system_dependencies or request.python_version):
         return None
     return Spec(
@@ -65,14 +63,14 @@ class Defaults:
         self, *, result_limit: int | None, concurrency: int, result_setting: str = ""
     ) -> None:
         self._limits = CallLimits(result_bytes=result_limit, result_setting=result_setting)
-        #: Calls of an instance's async methods that run together.
+        #: Most calls of an instance's async methods that run at the same time.
         self._concurrency = concurrency
         self._sources = Sources()
 
     def call_of(
         self, request: FunctionRequest, body: bytes, stream: bool = False, request_id: str = ""
     ) -> Call:
-        """The call of a request."""
+        """Return the call that a request asks for."""
         key = _function_key(request)
         touches, imports = self._sources.known.get(key) or self._sources.read(request, key)
         if request.seed is not None:
@@ -130,9 +128,7 @@ class Defaults:
 
 
 def _source(request: FunctionRequest) -> bytes:
-    """Return the source to compile ahead of the next call; empty for classes, whose instances are
-    kept.
-    """
+    """Return the source to compile before the next call; empty for classes: instances stay."""
     code = request.function_code
     if request.execution_type != "function" or len(memoryview(code)) > SOURCE_LIMIT:
         return b""
@@ -140,14 +136,14 @@ def _source(request: FunctionRequest) -> bytes:
 
 
 def _arguments_key(request: FunctionRequest) -> int:
-    """Equal for requests that make an instance with the same arguments and variables."""
+    """Return a hash of the arguments, variables and seed that an instance is created with."""
     env = tuple(sorted(request.env.items())) if request.env else ()
     arguments = bytes(request.constructor_args), bytes(request.constructor_kwargs)
     return hash((*arguments, env, request.seed))
 
 
 def _function_key(request: FunctionRequest) -> int:
-    """Equal for the same code under the same name; a collision is as likely as for any hash."""
+    """Return a hash of the request's code and name; collisions are as rare as for any hash."""
     return hash(
         (
             request.function_name or request.class_name,

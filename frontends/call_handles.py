@@ -23,7 +23,7 @@ from .responses import outcome_of
 if TYPE_CHECKING:
     from .telemetry.tracing import CallSpan
 
-#: A caller that says nothing of a trace.
+#: The trace context of a caller that sends none.
 NO_TRACE: Final[Mapping[str, str]] = MappingProxyType({})
 #: Returns the call to run in place of one that ended with an outcome; None: the outcome stands.
 Again = Callable[[Call, Outcome], "Call | None"]
@@ -35,8 +35,8 @@ class Prepared(NamedTuple):
     call: Call
     #: Oddities of the request; they are added to the warnings of the outcome.
     warnings: tuple[str, ...] = ()
-    #: Its place in its caller's trace, if calls are traced and the caller said: ``traceparent``
-    #: and ``tracestate``.
+    #: The call's place in its caller's trace, if calls are traced and the caller sent
+    #: ``traceparent`` and ``tracestate``.
     caller: Mapping[str, str] = NO_TRACE
 
 
@@ -44,7 +44,7 @@ class Watcher(Protocol):
     """Receives the events of one call. Methods run on the pool's loop and must not block."""
 
     def told(self, line: str) -> None:
-        """The call's environment is being made: ``line`` reports progress."""
+        """The call's environment is being built: ``line`` reports progress."""
 
     def environment_ready(self) -> None:
         """The environment is ready, and the call waits for a slot.
@@ -59,7 +59,7 @@ class Watcher(Protocol):
         """The call wrote ``chunk`` to descriptor 1 or 2."""
 
     def item(self, body: bytes) -> None:
-        """The call yielded an item. It waits while a full window of items is not credited."""
+        """The call yielded an item. The generator waits while a full window lacks credit."""
 
 
 class CallHandle:
@@ -80,23 +80,23 @@ class CallHandle:
     wants_output = False
 
     def __init__(self, pool: Backend, prepared: Prepared, again: Again | None = None) -> None:
-        """``again`` chooses a call to run in place of one that failed; it may choose none."""
+        """``again`` returns a call to run in place of one that failed, or None."""
         self._pool = pool
         self._prepared = prepared
         self._again = again
-        #: Why the call was cancelled. Between two calls (`Again`), no backend knows of it.
+        #: Why the call was cancelled. Between two calls (`Again`), the backend has none to cancel.
         self.cancelled = ""
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.call_id = 0
         #: Called when the call has failed.
         self.failed: Callable[[Call, int, Outcome], None] = tell_end
-        #: Of a call that is traced.
+        #: The span of the call; None if calls are not traced.
         self.span: CallSpan | None = None
-        #: Adds what is known of its instance on other pods; None: it has none, or nobody knows.
+        #: Adds where else the call's instance lives; None: no instance, or no other pods.
         self.annotated: Callable[[Outcome], Outcome] | None = None
 
     def cancel(self, reason: str) -> None:
-        """Cancel the call. `outcome` is set as soon as the call has ended."""
+        """Cancel the call. `outcome` is set as soon as the call has finished."""
         if not self.outcome.done():
             self.cancelled = reason
             self._pool.cancel(self.call_id, reason)
@@ -116,7 +116,7 @@ class CallHandle:
     def done(self, outcome: Outcome) -> None:
         """Set the outcome, or submit the call that takes its place.
 
-        `outcome` may be cancelled already, if its client has left.
+        `outcome` may be cancelled already, if its client has disconnected.
         """
         if outcome.error_type is not None and self._again is not None:
             again = self._again(self._prepared.call, outcome)

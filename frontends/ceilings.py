@@ -14,7 +14,7 @@ __all__ = ["Ceilings"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceilings:
-    """Values are None, or empty, if requests are not restricted."""
+    """The limits that the operator sets; None or empty: requests are not restricted."""
 
     timeout_s: float | None = None
     memory_mb: int | None = None
@@ -39,7 +39,7 @@ class Ceilings:
         """Raise InvalidRequest for a request beyond a ceiling.
 
         Raises:
-            InvalidRequest: it names the setting that does not allow it.
+            InvalidRequest: the message names the setting that forbids the request.
         """
         for what, asked, most, setting in (
             ("timeout_s", request.timeout_s, self.timeout_s, "FLASHPOOL_MAX_TIMEOUT_S"),

@@ -1,6 +1,6 @@
 """Finds what the call of a request changes that imports read, such as environment variables.
 
-`pool.learning` uses the result to choose the zygote of a call. The result is cached by source: most
+The scheduler uses the result to choose the zygote of a call. The result is cached by source: most
 requests repeat an earlier source.
 """
 
@@ -16,7 +16,7 @@ from flashpool.pool.scheduling import touching
 
 from .schema import FunctionRequest
 
-#: Sources that are remembered.
+#: Most sources in the cache.
 SOURCES: Final = 4096
 _NAMES: Final = msgspec.json.Decoder(dict[str, str])
 _TEXT: Final = msgspec.json.Decoder(str)
@@ -60,7 +60,7 @@ def _text(raw: Raw) -> str:
     try:
         return _TEXT.decode(raw)
     except msgspec.DecodeError:
-        return ""  # it has none, or the worker says what is wrong with it
+        return ""  # no source, or an invalid one, which the worker reports
 
 
 def _modules(raw: Raw) -> dict[str, str]:

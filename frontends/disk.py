@@ -1,11 +1,11 @@
 """Operations on a disk that may hang, in threads that callers wait for only for a limited time.
 
     run(limit_s, what) --> [ queue ] --> a few threads --> its result
-         `-- not back in time: `DiskHangs`; what had not begun is not done any more
+         `-- not back in time: `DiskHangs`; an operation that has not begun is dropped
 
-A network's volume can hold a system call for ever. The threads of asyncio are joined when the
-loop ends, and Python waits for those of executors when it exits: one such call, and the
-process stays. These are daemons.
+On a network volume, a system call can hang for ever. asyncio joins its threads when the loop ends,
+and Python joins the threads of executors when it exits, so a single hanging call would keep the
+process alive. The threads here are daemons.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Disk", "DiskHangs"]
 
 T = TypeVar("T")
 
-#: Threads per disk: operations that hang occupy these, and no more.
+#: Threads per disk, and so the most threads that hanging operations can occupy.
 _THREADS: Final = 4
 
 
@@ -33,9 +33,7 @@ class Disk:
         self._threads = DiskThreads("queue-disk", threads=_THREADS)
 
     async def run(self, limit_s: float, what: Callable[[], T]) -> T:
-        """Run a function and return its result; raise `DiskHangs` if it takes longer than the
-        limit.
-        """
+        """Run a function and return its result; raise `DiskHangs` when the limit passes."""
         try:
             return await asyncio.wait_for(self._threads.run(what), limit_s)
         except asyncio.TimeoutError:

@@ -16,7 +16,7 @@ class OpenServerError(Exception):
 
 
 def check_admin(settings: Settings) -> None:
-    """Refuse to show the pool's inside to a whole network by accident."""
+    """Raise OpenServerError if a network can reach the admin listener and no token guards it."""
     if settings.admin_port is None or settings.admin_token or settings.allow_open:
         return
     if not is_loopback(settings.admin_host):
@@ -29,7 +29,7 @@ def check_admin(settings: Settings) -> None:
 
 
 def check_open(settings: Settings) -> None:
-    """Refuse open addresses without a token, for the admin listener and for calls."""
+    """Raise OpenServerError for an open address without a token: for calls, or for stats."""
     check_admin(settings)
     if settings.allow_open or settings.token or is_loopback(settings.host):
         return

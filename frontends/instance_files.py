@@ -39,10 +39,10 @@ MOST_FILES: Final = 64
 _LARGEST: Final = 1 << 17
 #: Seconds for which an instance that has ended is remembered.
 KEPT_S: Final = 7 * 86_400.0
-#: A clock of another server may be ahead by so much.
+#: Seconds by which the clock of another server may be ahead.
 _AHEAD_S: Final = 86_400.0
 _SUFFIX: Final = ".json"
-#: A file, or what its writer has not finished.
+#: The name of a file, or of a file that is still being written.
 _FILE: Final = re.compile(r"([^.]+)\.json|\.([^.]+)\.json\.[0-9a-f]{8}")
 _POD: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
@@ -81,7 +81,7 @@ class InstanceFiles:
         self._read: dict[str, tuple[tuple[int, int], _Content]] = {}
 
     def open(self) -> None:
-        """Before anything else: how the volume may be asked."""
+        """Choose how the volume is accessed. Call this before all other methods."""
         if is_remote(file_system_of(self._volume)):
             keep_apart(self._root)
 
@@ -109,7 +109,7 @@ class InstanceFiles:
         )
 
     def close(self, mine: Mapping[str, Known]) -> None:
-        """Say that all of the own have ended, and stop the heartbeat."""
+        """Record that this server's instances have ended, and stop the heartbeat."""
         if mine:
             self._write({key: one._replace(lives=False) for key, one in mine.items()})
         if self._beaten:
@@ -155,9 +155,7 @@ class _Content(NamedTuple):
 
 
 def parse(data: bytes) -> _Content:
-    """Parse the entries of a file that have the expected form; return nothing if the file as a
-    whole is invalid.
-    """
+    """Parse the entries that have the expected form; return no entries if the file has not."""
     value = parse_object(data) or {}
     pod, instances = value.get("pod"), value.get("instances")
     if not (isinstance(pod, str) and _POD.fullmatch(pod) and isinstance(instances, dict)):
@@ -197,9 +195,7 @@ def _rank(one: Elsewhere) -> tuple[bool, float]:
 
 
 def _holder_of(name: str) -> str:
-    """Return the server that a file belongs to, also for a file that is being written; empty for
-    other files.
-    """
+    """Return the server whose file this is, even if still being written; empty for other files."""
     found = _FILE.fullmatch(name)
     holder = "" if found is None else found[1] or found[2]
     return holder if parse_holder(holder) is not None else ""

@@ -1,7 +1,7 @@
 """Exchanges with other pods on the same volume which instances live where.
 
     submit --called--> own --each beat--> InstanceFiles.exchange --> others
-    outcome --annotated--> the same, with where else its instance lives or lived
+    outcome --annotated--> the same outcome, with the pod where its instance lives or lived as well
 
 Two pods that share a volume may both create an instance for one id, each with its own state, and a
 pod that is removed takes the states of its instances along. Neither can be prevented here, but
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 #: Resolution of times in seconds, so that not every call causes the file to be written.
 _STEP_S: Final = 10.0
-#: Seconds that the end of the server waits for the volume.
+#: Seconds that a server which stops waits for the volume.
 _CLOSE_S: Final = 2.0
 
 
@@ -43,7 +43,7 @@ class _Own:
     """An instance that was called here."""
 
     called_at: float = 0.0
-    #: Whether the instance ever existed: its first call may have been refused, or have failed.
+    #: Whether the instance ever existed: its first call may have been refused or may have failed.
     was_there: bool = False
     lives: bool = False
 
@@ -82,7 +82,7 @@ class InstanceNews:
         self._task = asyncio.ensure_future(self._run())
 
     async def close(self) -> None:
-        """Tell the others that what lived here has ended."""
+        """Report to other pods that the instances here have ended."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
@@ -99,7 +99,7 @@ class InstanceNews:
         end_idle_stand_ins()
 
     def called(self, want: InstanceRequest) -> None:
-        """A call for an instance was taken."""
+        """Record that a call for an instance was accepted."""
         name = want.instance
         one = self._own.setdefault(name, _Own())
         one.called_at = time.time()
@@ -135,7 +135,7 @@ class InstanceNews:
             try:
                 await self._exchange()
                 self._problem = ""
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next beat is due
+            except Exception as error:  # noqa: BLE001 - the next beat tries again
                 self._tell(f"{type(error).__name__}: {error}")
             await asyncio.sleep(self._period_s)
 

@@ -46,7 +46,7 @@ def of_queue(environ: Mapping[str, str]) -> Mode:
 
 
 def of_balanced(environ: Mapping[str, str]) -> Mode:
-    """The mode of the load-balanced image, and of ``flashpool serve lb``."""
+    """Return the mode of the load-balanced image, and of ``flashpool serve lb``."""
     kind = environ.get(_KIND, "")
     if kind not in ("", "lb"):
         raise ModeError(f"{_KIND}={kind!r} is not known: set it to lb, or unset it")
@@ -61,7 +61,7 @@ def of_balanced(environ: Mapping[str, str]) -> Mode:
 
 
 def resource(environ: Mapping[str, str]) -> str:
-    """The resource that is named, or nothing."""
+    """Return the name of the resource; empty if no resource is named."""
     return next((environ[name] for name in _set(environ, _RESOURCE)), "")
 
 

@@ -1,4 +1,4 @@
-"""From an `Outcome`, or a refusal, to the bytes of a response.
+"""Encodes an `Outcome`, or a refusal, as a response.
 
     success   {"success":true,"result":"<base64>", ... ,"receipt":{...}}
     failure   {"success":false,"error":"<message + traceback>","error_type": ... }
@@ -23,7 +23,7 @@ from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.instance_records import InstanceRecord
 from flashpool.pool.workers.ends import outcomes
 
-#: HTTP status of refusals; all other ends are results of a call, and 200.
+#: HTTP status of refusals; every other outcome is answered with 200.
 STATUS: Final[Mapping[str, int]] = {
     "InvalidRequest": 422,
     "Unauthorized": 401,
@@ -50,7 +50,7 @@ _LONGEST_RETRY_S: Final = 3600
 
 
 class Answer(NamedTuple):
-    """A response: status, JSON body, and when to come back where that helps."""
+    """A response: status, JSON body, and for some refusals the seconds until a retry."""
 
     status: int
     body: bytes
@@ -58,19 +58,19 @@ class Answer(NamedTuple):
 
 
 def of_outcome(outcome: Outcome, result_limit: int | None) -> Answer:
-    """The response of a call that was taken."""
+    """Return the response of a call that was accepted."""
     if outcome.error_type is None:
         outcome = _checked(outcome, result_limit)
     if outcome.error_type is None:
         return Answer(200, _success(outcome))
     status = 200 if outcome.from_user else STATUS.get(outcome.error_type or "", 200)
-    # A request that was refused before it had an environment has no costs and no place.
+    # A request that was refused before it had an environment has nothing for a receipt.
     body = _failure(outcome, has_receipt=status == 200 or bool(outcome.receipt.environment))
     return Answer(status, body, _retry_after(status, outcome.details))
 
 
 def of_error(error: FlashpoolError, status: int | None = None) -> Answer:
-    """The response of a request that was refused."""
+    """Return the response of a request that was refused."""
     outcome = outcome_of(error)
     status = status or STATUS.get(type(error).__name__, 200)
     body = _failure(outcome, has_receipt=status == 200)
@@ -78,7 +78,7 @@ def of_error(error: FlashpoolError, status: int | None = None) -> Answer:
 
 
 def outcome_of(error: FlashpoolError) -> Outcome:
-    """The end of what did not become a call."""
+    """Return the outcome of a request that did not become a call."""
     return Outcome(
         error_type=type(error).__name__,
         error=error.message,
@@ -91,7 +91,7 @@ def _success(outcome: Outcome) -> bytes:
     if outcome.format == "json":
         head, tail = b'{"success":true,"result":null,"json_result":', b',"error":null,"stdout":'
     elif outcome.format == "stream":
-        # The items were streamed. The client must find a result, and finds an empty list.
+        # The items were streamed. The client requires a result, and gets an empty list.
         head, tail = b'{"success":true,"result":null,"json_result":[]', b',"error":null,"stdout":'
     else:
         head, tail = b'{"success":true,"result":"', b'","json_result":null,"error":null,"stdout":'
@@ -144,7 +144,7 @@ def _text(output: bytes) -> bytes:
 
 
 def _checked(outcome: Outcome, limit: int | None) -> Outcome:
-    """The outcome, or a failure in its place when its body cannot stand in a response."""
+    """Return the outcome, or a failure in its place if a response cannot hold its body."""
     size = len(outcome.body)
     if limit is not None and size > limit:
         return _instead(
@@ -162,7 +162,7 @@ def _checked(outcome: Outcome, limit: int | None) -> Outcome:
 
 
 def _may_stand(body: bytes, form: str) -> bool:
-    if form == "stream":  # its items went before
+    if form == "stream":  # its items were sent before
         return not body
     return is_json(body) if form == "json" else is_base64(body)
 

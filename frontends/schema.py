@@ -4,8 +4,8 @@ Only fields that the server acts on are decoded. Source, arguments and shipped m
 the body (`msgspec.Raw`): their syntax is checked here, and the worker reads them. A request is
 refused here if no worker could run it, and the server never turns user data into objects.
 
-Both ends read a body alike: of a key given twice, the last one counts; NaN, Infinity and
-lone surrogates are no JSON. No message repeats what was sent.
+Server and worker parse a body alike: the last of two equal keys counts; NaN, Infinity and lone
+surrogates are not valid JSON. No message repeats values of the request.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from flashpool.pool.limits import (
 
 from . import schema_errors
 
-#: Longest function name, and most entries of a list or table the server reads.
+#: Longest name, most entries of a list or table, and most characters that these contain.
 NAME_LIMIT: Final = 256
 COUNT_LIMIT: Final = 1000
 TEXT_LIMIT: Final = 32 * 1024
@@ -41,7 +41,7 @@ _MOST: Final = f"at most {COUNT_LIMIT} entries and {TEXT_LIMIT} characters"
 
 #: The value of an absent field.
 NULL: Final = Raw(b"null")
-#: Fields that the worker reads, and what they begin with.
+#: Fields that the worker reads, and the first byte of their values.
 _LIST: Final = ord("[")
 _OBJECT: Final = ord("{")
 _NONE: Final = ord("n")
@@ -88,15 +88,15 @@ class FunctionRequest(msgspec.Struct, frozen=True, gc=False):
     refresh: bool | None = None
     isolation: str | None = None
     idempotent: bool | None = None
-    #: Its place in its caller's trace, as the headers of W3C Trace Context have it.
+    #: The call's place in its caller's trace: the headers of W3C Trace Context.
     traceparent: str | None = None
     tracestate: str | None = None
-    #: Read by the worker: whether a generator's items are the result as well as streamed.
+    #: Read by the worker: whether a generator's items are streamed and also are the result.
     return_aggregate_stream: bool | None = None
 
 
 class _Body(FunctionRequest, frozen=True, gc=False):
-    """A request as it stands, or one wrapped as a job: ``{"input": {...}}``."""
+    """A request, or a request that is wrapped as a job: ``{"input": {...}}``."""
 
     input: Raw = NULL
 
@@ -106,7 +106,7 @@ class _Exact(FunctionRequest, frozen=True, gc=False, forbid_unknown_fields=True)
 
 
 _KNOWN: Final = frozenset(FunctionRequest.__struct_fields__) | {"input"}
-#: Larger bodies are not searched for misspelt fields: that reads them once more.
+#: Larger bodies are not searched for misspelt fields, because the search parses them again.
 _SEARCH_LIMIT: Final = 64 * 1024
 
 _NAMES: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -145,7 +145,7 @@ def decode(body: bytes) -> Decoded:
     try:
         _check(decoded.request)
     except InvalidRequest as error:
-        # A required field is missed most often because it is there under another name.
+        # Most often, a required field is missing because its name is misspelt.
         raise InvalidRequest(". ".join((error.message, *decoded.warnings))) from None
     return decoded
 
@@ -154,7 +154,7 @@ def _request(body: bytes) -> Decoded:
     try:
         return Decoded(_EXACT.decode(body), body)
     except msgspec.ValidationError:
-        pass  # it has other fields as well, or does not fit: the second reading tells
+        pass  # unknown fields, or an invalid value: the second parse finds out
     request: FunctionRequest = _BODY.decode(body)
     if _is_object(request.input):  # type: ignore[attr-defined]
         body = bytes(request.input)  # type: ignore[attr-defined]
@@ -267,7 +267,7 @@ def _check_env(request: FunctionRequest) -> None:
             raise InvalidRequest("env has a name or value that an environment variable cannot have")
 
 
-#: Fields that a request need not have, and what checks them, in this order.
+#: Optional fields with the functions that check them, in this order.
 _OPTIONAL: Final[tuple[tuple[str, Callable[[FunctionRequest], None]], ...]] = (
     ("timeout_s", _check_limits),
     ("soft_timeout_s", _check_limits),

@@ -25,7 +25,7 @@ _WORDS: Final = {
     "array": "a list",
     "object": "an object",
 }
-#: A name is logged once, and their number is bounded: ever new names must not fill memory or log.
+#: Names that were logged. Their number is bounded, so that new names cannot fill memory or log.
 _seen: Final[set[str]] = set()
 _SEEN_LIMIT: Final = 1000
 _NAME_LIMIT: Final = 40
@@ -35,7 +35,7 @@ _CLOSE: Final = 0.75
 
 
 def misfit(error: msgspec.ValidationError) -> str:
-    """Field, what was expected, what was found."""
+    """Return a message with the field, the type it must have, and the type it has."""
     found = _FINDING.fullmatch(str(error))
     if not found:
         return f"The request is not valid: {error}"
@@ -55,7 +55,7 @@ def _place(path: str | None) -> str:
 
 
 def near_misses(names: Iterable[str], known: frozenset[str]) -> tuple[str, ...]:
-    """A sentence for each field that is ignored but looks like a misspelt one; logged once."""
+    """Return a sentence for each ignored field that looks misspelt; log each name once."""
     found = []
     for name in names:
         if name in known or len(name) > _NAME_LIMIT:

@@ -4,10 +4,10 @@ The server raises its own limit of open files: the limit of a shell or container
 a call uses three (a client's connection, a channel, an output). Zygotes, calls and builds get the
 limit back with which the server was started.
 
-A worker may have the server's uid. It could then read the server's environment (tokens)
-and memory under /proc, or trace it; a process that is not dumpable refuses that, and exec
-makes workers' interpreters dumpable again. Under memory pressure the kernel should take a
-call, not the server: its score is lowered, and workers raise theirs.
+A worker may have the server's uid. It could then read the server's environment (tokens) and memory
+under /proc, or trace the server. The kernel forbids this if the server is not dumpable; exec makes
+workers' interpreters dumpable again. Under memory pressure the kernel should kill a call, not the
+server: the server lowers its OOM score, and workers raise theirs.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _log = logging.getLogger(__name__)
 
 _PR_SET_DUMPABLE: Final = 4
 _OOM_SCORE: Final = -500
-#: Seconds from the end of a server to the exit of its process.
+#: Seconds that the process may take to exit after its server has stopped.
 _EXIT_S: Final = 2.0
-#: A worker's channel and its output; what the server has without calls.
+#: Descriptors of a worker: its channel and its output. Descriptors of a server without calls.
 _OF_A_WORKER: Final = 2
 _OF_THE_SERVER: Final = 64
 
 
 class TooFewDescriptors(Exception):
-    """The slots that were asked for cannot work here; the message says why, and what to change."""
+    """The limit of open files is too low for the slots; the message says what to change."""
 
 
 def raise_descriptors(settings: Settings) -> None:
@@ -58,9 +58,7 @@ def raise_descriptors(settings: Settings) -> None:
 
 
 def descriptors_for(settings: Settings) -> int:
-    """Return how many descriptors a server with these settings needs: half of them for
-    connections.
-    """
+    """Return how many descriptors a server needs with these settings; half are connections."""
     workers = settings.slots + settings.spares + settings.instances
     return 2 * (_OF_A_WORKER * workers + _OF_THE_SERVER)
 
@@ -96,20 +94,21 @@ def has_terminal() -> bool:
 
 
 def give_way() -> None:
-    """Wait for a core in turn, in place of taking it from a call whenever something arrives.
+    """Run the server as SCHED_BATCH, so that it does not preempt calls whenever it wakes.
 
-    The server is woken several times for each call, and each time would push a worker aside
-    that is about to answer. As it is, more has arrived when its turn comes, and is done
-    together. Zygotes, and so calls, are scheduled as ever; builds of environments like it.
+    Each call wakes the server several times. Under the usual policy, the server would each time
+    preempt a worker that is about to answer. Under SCHED_BATCH, more events have arrived when the
+    server gets a core, and it handles them together. Zygotes, and so calls, are scheduled as
+    usual; builds of environments are scheduled like the server.
     """
-    if os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody has decided
+    if os.sched_getscheduler(0) == os.SCHED_OTHER:  # else the operator has chosen a policy
         with contextlib.suppress(OSError):
             policy = os.SCHED_BATCH | os.SCHED_RESET_ON_FORK
             os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """``asyncio.run``, on uvloop where that is installed; what follows ``main`` has a limit."""
+    """Run ``main`` as `asyncio.run` does, on uvloop if installed; what follows has a time limit."""
     try:
         import uvloop
     except ImportError:
@@ -119,10 +118,11 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def _with_an_end(main: Coroutine[Any, Any, None]) -> None:
-    """The loop waits for its threads when it closes, Python for others, and neither has a limit.
+    """Await ``main``, then end the process after some seconds even if threads are still running.
 
-    A thread that hangs in a system call, for example on a volume, would keep a server alive that
-    has nothing left to do.
+    A loop that closes waits for its threads, and Python for the others, both without a limit. A
+    thread that hangs in a system call, for example on a volume, would keep a server alive that has
+    nothing left to do.
     """
     await main
     threading.Thread(target=_exit_after, args=(_EXIT_S,), name="exit", daemon=True).start()

@@ -51,9 +51,9 @@ class ReloadOutcome(enum.Enum):
     RELOADED = "reloaded"
     #: The artifact is the one that is already served.
     UNCHANGED = "unchanged"
-    #: The new one cannot be loaded; the old one serves on.
+    #: The new app cannot be loaded; the old app keeps serving.
     FAILED = "failed"
-    #: No app is served yet that another could take the place of.
+    #: No app is served yet, so there is nothing to replace.
     NO_APP = "no_app"
 
 
@@ -84,17 +84,17 @@ class Service:
     ) -> None:
         """``result_setting``: the setting that sets ``result_limit``, for messages.
 
-        ``logged_bytes_a_second``: of what a call writes, so much is repeated in the log.
+        ``logged_bytes_a_second``: how much of a call's output is copied to the log.
         """
         #: None: calls are not traced.
         self.tracing = tracing
         self.pool = pool
         self._adapters = tuple(adapters)
-        self._ceilings = ceilings or None  # nothing to check, as mostly
+        self._ceilings = ceilings or None  # usually there is nothing to check
         self._defaults = Defaults(
             result_limit=result_limit, result_setting=result_setting, concurrency=concurrency
         )
-        #: The response of a call that ended.
+        #: Returns the response of a call that has finished.
         self.answer: Callable[[Outcome], Answer] = partial(
             responses.of_outcome, result_limit=result_limit
         )
@@ -104,9 +104,9 @@ class Service:
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._failure: FlashpoolError | None = None
-        #: Why the deployed app, if it is to serve one, could not be prepared.
+        #: Why the deployed app could not be prepared; empty otherwise.
         self.app_failure = ""
-        #: Looks at the deployed app's artifact again, and serves what it holds; None: no app is served here.
+        #: Serves the deployed app's artifact as it is now; None: this server serves no app.
         self.reload_app: Callable[[], Awaitable[Reloaded]] | None = None
 
     async def start(self) -> None:
@@ -126,7 +126,7 @@ class Service:
             _log.error("The base environment does not start: %s", error)
 
     async def _build_ahead(self) -> None:
-        """Begin with the environments that calls are going to need; a failure is logged where it occurs."""
+        """Build environments that calls will need; failures are logged where they occur."""
         watching = self.pool.watching
         if watching is None:
             return
@@ -135,11 +135,11 @@ class Service:
                 await watching.build(spec, 0)
 
     async def drain(self, limit_s: float) -> bool:
-        """Take no new requests; True when all that were accepted have ended in time."""
+        """Take no new requests; return whether all accepted ones finished in time."""
         return await self.pool.drain(limit_s)
 
     async def stop(self, reason: str = "the server stops") -> None:
-        """Stop the pool, its calls and builds. Every caller returns when all processes are gone."""
+        """Stop the pool, its calls and its builds; return when all processes are gone."""
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._stop(reason))
         await asyncio.shield(self._stopping)
@@ -156,7 +156,7 @@ class Service:
             await self._news.close()
 
     def health(self) -> int:
-        """200 ready, 204 starting, 503 neither: as a load balancer's probe reads it."""
+        """Return the status for a load balancer's probe: 200 ready, 204 starting, 503 neither."""
         if self.pool.draining:
             return 503
         if self.pool.ready:
@@ -184,10 +184,10 @@ class Service:
         request_id: str = "",
         caller: Mapping[str, str] = NO_TRACE,
     ) -> Prepared:
-        """The call a request asks for; ``request_id``: what its caller calls it.
+        """Return the call that a request asks for; ``request_id`` is the client's id for the call.
 
         With ``stream``, the items of a generator function go to the call's watcher one by one.
-        ``caller``: its place in its caller's trace, where the request itself does not say that.
+        ``caller``: the call's place in its caller's trace; if empty, the request's own fields.
         """
         if self.pool.draining:
             raise Overloaded("The server is draining and accepts no new calls", retry_after_s=1)
@@ -195,7 +195,7 @@ class Service:
         if self._ceilings is not None:
             self._ceilings.check(request)
         call = self._defaults.call_of(request, body, stream, request_id)
-        if call.imports:  # a source that imports nothing is of no client's library
+        if call.imports:  # a source that imports nothing does not use a client's library
             for adapter in self._adapters:
                 call = adapter.adapted(request, call)
         if self.tracing is not None:
@@ -239,6 +239,6 @@ class Service:
             self._keeper.failed(call, call_id, outcome)
 
     def _again(self, call: Call, outcome: Outcome) -> Call | None:
-        """Return the call that a generation of the client runs in place of one that ended so."""
+        """Return the call that an adapter runs in place of one with this outcome, or None."""
         found = (adapter.again(call, outcome) for adapter in self._adapters)
         return next((one for one in found if one is not None), None)

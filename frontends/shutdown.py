@@ -2,7 +2,7 @@
 
     first signal --> drain --(nothing is left | FLASHPOOL_DRAIN_S | second signal)--> stop
 
-Calls that are left are cancelled, and their error tells which of the last two it was.
+Calls that have not finished are then cancelled; their error names the limit or the second signal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def words_for_cancelled(what: str, second_signal: asyncio.Event) -> str:
-    """Why a call or a job was cancelled when the server stopped; for its error."""
+    """Return why a call or a job was cancelled when the server stopped, for its error."""
     why = "a second signal" if second_signal.is_set() else "FLASHPOOL_DRAIN_S"
     return f"the server stopped before the {what} had finished ({why})"
 
@@ -27,7 +27,7 @@ def words_for_cancelled(what: str, second_signal: asyncio.Event) -> str:
 async def drain(
     service: Service, drain_s: float, second_signal: asyncio.Event, *, what: str = "call"
 ) -> str:
-    """Let what runs finish, for at most so long; then `words_for_cancelled`, to stop with."""
+    """Wait for calls to finish, for at most ``drain_s``; return `words_for_cancelled`."""
     drained = asyncio.ensure_future(service.drain(drain_s))
     hurried = asyncio.ensure_future(second_signal.wait())
     try:
@@ -49,7 +49,7 @@ class Shutdown:
         *,
         what: str = "call",
     ) -> None:
-        """``then`` is called at the end, whether or not that went well; ``what`` is to finish."""
+        """``then`` is called at the end, even after an error; ``what``: call or job."""
         self._what = what
         self._service = service
         self._drain_s = drain_s
@@ -58,7 +58,7 @@ class Shutdown:
         self._running: asyncio.Task[None] | None = None
 
     def on_signal(self, name: str) -> None:
-        """A signal to stop came."""
+        """Begin the drain at the first signal; end the drain at the second."""
         if self._running is None:
             running = self._counted(self._service.pool.unfinished)
             _log.info("%s: draining for at most %g s: %s to finish", name, self._drain_s, running)
@@ -89,6 +89,6 @@ class Shutdown:
         return f"{number} {self._what}{'' if number == 1 else 's'}"
 
     def abandon(self) -> None:
-        """The server has stopped in another way."""
+        """Cancel the shutdown: the server has stopped in another way."""
         if self._running is not None:
             self._running.cancel()

@@ -1,7 +1,8 @@
 """The folder for state that outlives a server, and the key that signs such state.
 
 state: FLASHPOOL_STATE_DIR, else <volume>/flashpool, else <local>/flashpool
-key:   of FLASHPOOL_VOLUME_KEY, else of RUNPOD_AI_API_KEY, which no call sees; else <local>/reports.key
+key:   derived from FLASHPOOL_VOLUME_KEY, else from RUNPOD_AI_API_KEY, which no call sees,
+       else from <local>/reports.key
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 #: flashpool's folder on a volume, or in a cache directory.
 OURS: Final = "flashpool"
-#: Seconds that a volume may take to answer whether it exists.
+#: Seconds that a volume may take to answer.
 _ANSWER_S: Final = 10.0
 _KEY: Final = "reports.key"
 _KEY_BYTES: Final = 32
@@ -46,7 +47,7 @@ def state_folder(settings: Settings) -> Path:
 
 
 def _local_folder(settings: Settings) -> Path:
-    """On the machine's own disk."""
+    """Return the folder of state on the machine's own disk."""
     if settings.local_dir is not None:
         return Path(settings.local_dir) / OURS
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / OURS
@@ -69,7 +70,7 @@ def _may_be_written(path: Path) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _answered(path: Path, what: Callable[[Path], bool]) -> bool:
-    """Return the volume's answer; a volume that hangs counts as absent, and is asked once."""
+    """Return the volume's answer; False for a volume that hangs, which is not asked again."""
     try:
         return Disk().wait(_ANSWER_S, partial(what, path))
     except DiskHangs as error:

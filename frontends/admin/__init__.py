@@ -1,8 +1,8 @@
-"""The admin port: figures, probes, a page, and the requests that change something.
+"""The admin port: statistics, probes, a page, and requests that change the server's state.
 
-    request --> gate (who asks, from where) --> routes.table --> handlers, over one `Served`
+    request --> gate (credential, origin) --> routes.table --> handlers, over one `Served`
 
-A new route goes into a module of `routes`, with the guard that says who may use it.
+A new route goes into a module of `routes`, with the guard that says who may use the route.
 """
 
 from .job_counts import JobCounts, JobsStats

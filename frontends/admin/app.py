@@ -32,7 +32,7 @@ class AdminApp:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the listener's start and stop."""
+        """Handle one request, or the listener's start and stop."""
         if scope["type"] == "http":
             request = Request(scope)
             refusal = self._gate.refusal(request.method, request.headers)

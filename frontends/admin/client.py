@@ -1,8 +1,8 @@
-"""Asks an admin listener from the command line: where it is, with which token.
+"""Queries an admin listener from the command line; finds its address and token.
 
     --admin URL | FLASHPOOL_ADMIN_URL | the one server that runs here | FLASHPOOL_ADMIN_HOST, _PORT
 
-The token is FLASHPOOL_ADMIN_TOKEN (or _FILE), else the one that a server of this user created.
+The token is FLASHPOOL_ADMIN_TOKEN (or _FILE), else the token that a server of this user created.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from flashpool.frontends.settings.table import Settings
 
 from . import state_files
 
-#: Seconds that an answer may take; of a stream, what one read may take.
+#: Seconds that an answer may take.
 TIMEOUT_S: Final = 10.0
 
 
 class AdminUnreachable(Exception):
-    """No admin listener can be asked; the message says why, and what to do."""
+    """No admin listener can be reached; the message says why, and what to do."""
 
 
 class AdminRefused(Exception):
@@ -51,10 +51,10 @@ class AdminClient:
 
     @classmethod
     def find(cls, settings: Settings, url: str | None = None) -> AdminClient:
-        """The listener that is meant.
+        """Return a client of the listener that the URL, the settings or the state files name.
 
         Raises:
-            AdminUnreachable: there is more than one to choose from, or none.
+            AdminUnreachable: several servers run here, or the listener is switched off.
         """
         address = url or settings.admin_url or _local_url(settings)
         if settings.admin_token:
@@ -70,7 +70,7 @@ class AdminClient:
 
         Raises:
             AdminRefused: the answer is an error.
-            AdminUnreachable: nobody answers.
+            AdminUnreachable: no listener answers.
         """
         try:
             with self._answer(method, path, body, TIMEOUT_S) as answer:
@@ -82,7 +82,7 @@ class AdminClient:
         return json.loads(data) if data else None
 
     def status(self, path: str) -> tuple[int, bytes]:
-        """Status and body of a path, also when it is an error."""
+        """Return status and body of a path's answer, even if the answer is an error."""
         with self._sent("GET", path, None, TIMEOUT_S) as answer:
             status, body = answer.status, answer.read()
         if status == http.client.UNAUTHORIZED and self._forget_guess():
@@ -90,7 +90,7 @@ class AdminClient:
         return status, body
 
     def _forget_guess(self) -> bool:
-        """The token is refused: whether it is worth while to go on without one."""
+        """Discard a refused token if it was guessed; return whether to try again without it."""
         worth = self._guessed and self._token is not None
         if worth:
             self._token = None
@@ -100,7 +100,7 @@ class AdminClient:
     def stream(
         self, path: str, timeout_s: float | None = None
     ) -> Iterator[http.client.HTTPResponse]:
-        """An answer that is read as it comes, such as server-sent events."""
+        """Provide an answer that is read as it arrives, such as server-sent events."""
         with self._answer("GET", path, None, timeout_s) as answer:
             yield answer
 

@@ -7,8 +7,8 @@
 | TOKEN | token or session | token or session |
 
 Calls reach loopback addresses, too, and must neither drain the server nor read a neighbour's
-output: so what changes something, or shows what calls wrote, needs the token everywhere. A wrong
-token is refused wherever it is sent.
+output. Therefore routes that change state, or show the output of calls, need the token everywhere.
+Every request with a wrong token is refused.
 
 Web pages: a browser lets any page send requests to any address. The browser names the page's origin
 (``Origin``, ``Sec-Fetch-Site``), except after DNS rebinding, where the page's own name resolves to
@@ -80,7 +80,7 @@ class Gate:
     """Knows the token and the sessions of one listener."""
 
     def __init__(self, token: str, sessions: Sessions, *, loopback: bool, is_open: bool) -> None:
-        """``is_open``: others on the network may read figures without a token."""
+        """``is_open``: others on the network may read statistics without a token."""
         self._token = token
         self.sessions = sessions
         self._loopback = loopback
@@ -101,7 +101,7 @@ class Gate:
         return self.sessions.equal(given, self._token)
 
     def refusal(self, method: str, headers: Mapping[str, str]) -> Refusal | None:
-        """Why this request is not answered, whatever it asks for; None: it may be."""
+        """Return why this request is refused on every route, or None if it is not."""
         credential = self.credential(headers)
         if credential is Credential.WRONG:
             return _WRONG
@@ -128,5 +128,5 @@ def _is_foreign(method: str, headers: Mapping[str, str], host: str) -> bool:
     if site in ("none", "same-origin"):
         # Without Origin, a form of another page may still have sent a session's cookie along.
         return method not in _SAFE and site == "none" and COOKIE in headers.get("cookie", "")
-    # A link that leads here is followed; nothing of another page reads what it shows.
+    # A link on another page may lead here: that page cannot read the answer.
     return headers.get("sec-fetch-mode") != "navigate" or method not in _SAFE

@@ -1,4 +1,4 @@
-"""Jobs of the platform's queue, as operators see them. Counted on the loop, a few additions a job."""
+"""Counters of the platform's jobs for operators, kept on the loop with a few additions a job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class JobsStats:
 
 
 class JobCounts:
-    """Counts them."""
+    """Counts the jobs of one server."""
 
     __slots__ = ("done", "failed", "taken")
 

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def bind_admin(settings: Settings) -> Iterator[socket.socket | None]:
-    """The admin socket, None where it is switched off; closed at the end.
+    """Provide the admin socket, or None if switched off; close it at the end.
 
     Without FLASHPOOL_ADMIN_PORT, a free port replaces the default port if that is in use.
     """
@@ -62,7 +62,7 @@ def stats_url(sock: socket.socket | None) -> str:
 
 
 class Admin:
-    """One admin listener. Without a socket nothing is served, and `start` does nothing."""
+    """One admin listener. Without a socket, `start` does nothing."""
 
     def __init__(self, served: Served, sock: socket.socket | None) -> None:
         self._served = served
@@ -103,7 +103,7 @@ class Admin:
 
 
 def _token(settings: Settings) -> str:
-    """Return the token that is set, else the one kept in the state directory, which may be new."""
+    """Return the token of the settings, else that of the state directory, created if missing."""
     if settings.admin_token:
         return settings.admin_token
     try:
@@ -119,6 +119,6 @@ def _token(settings: Settings) -> str:
     path = state_files.state_folder(settings) / "admin" / "token"
     _log.info("The admin token is in %s", path)
     if new and sys.stderr.isatty():
-        # Once, and never into a log that is kept.
+        # Only once, and only to a terminal, never to a log that is kept.
         sys.stderr.write(f"admin token: {token}\n")
     return token

@@ -35,7 +35,7 @@ _MIB: Final = 1 << 20
 def render(
     stats: StatsDocument, accept: str, exemplars: Exemplars | None = None
 ) -> tuple[bytes, str]:
-    """Text and its type, in the newest format that the reader takes.
+    """Return the text and its type, in the newest format that the reader accepts.
 
     ``exemplars``: the latest calls that have a trace. Only OpenMetrics shows them.
     """

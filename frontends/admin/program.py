@@ -1,4 +1,4 @@
-"""`serve`: an admin listener for a program with a `Pool`, on the pool's own loop.
+"""`serve`: an admin listener for a program with a `Pool`, on the loop of the pool.
 
 with Pool() as pool, serve(pool) as admin:
     print(admin.url)
@@ -35,7 +35,7 @@ class AdminServer:
         self._sock = sock
 
     def start(self) -> None:
-        """Begin to serve; returns when it does.
+        """Start serving; return once the listener accepts connections.
 
         Raises:
             PoolClosed: the pool is shut down.
@@ -72,14 +72,14 @@ class AdminServer:
 def serve(pool: Pool, *, host: str | None = None, port: int | None = None) -> AdminServer:
     """Serve statistics, probes and the page of a pool, by default on loopback.
 
-    ``host`` and ``port`` go before FLASHPOOL_ADMIN_HOST and FLASHPOOL_ADMIN_PORT; port 0 is a
-    free one. The token is FLASHPOOL_ADMIN_TOKEN, or is made and kept as a server does it.
+    ``host`` and ``port`` override FLASHPOOL_ADMIN_HOST and FLASHPOOL_ADMIN_PORT; port 0 picks a
+    free port. The token is FLASHPOOL_ADMIN_TOKEN, or is created and kept as in a server.
 
     Raises:
-        ListenError: the address cannot be listened on.
-        OpenServerError: it is open to the network, and no token guards it.
+        ListenError: the address cannot be bound.
+        OpenServerError: the address is open to the network, and no token guards it.
         PoolClosed: the pool is shut down.
-        SettingsError: a FLASHPOOL_* variable cannot be used.
+        SettingsError: a FLASHPOOL_* variable is invalid.
     """
     settings = Settings.from_environ()
     origins = dict(settings.origins)

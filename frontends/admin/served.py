@@ -26,9 +26,7 @@ _DIGEST: Final = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """Gives handlers access to the pool and its settings. Everything in it is used on the
-    listener's loop.
-    """
+    """Gives handlers access to the pool and its settings, on the listener's loop."""
 
     pool: Backend
     settings: Settings
@@ -45,12 +43,12 @@ class Served:
 
     @classmethod
     def of(cls, service: Service, settings: Settings, mode: Mode) -> Served:
-        """A server."""
+        """Return the values of a server."""
         return cls(pool=service.pool, settings=settings, mode=mode, service=service)
 
     @cached_property
     def settings_digest(self) -> str:
-        """Equal for servers with the same settings; secrets are left out."""
+        """Return a digest of all settings but secrets; equal settings have equal digests."""
         values = {
             name: getattr(self.settings, name) for name, row in table().items() if not row.secret
         }

@@ -1,7 +1,7 @@
-"""Sessions of the page: signed in once with the token, then known by a cookie.
+"""Sessions of the page: a user signs in once with the token, then a cookie names the session.
 
 The cookie holds a random name, not the token: scripts cannot read it (HttpOnly), no other site's
-page sends it (SameSite=Strict), and it is worth nothing once the server has ended.
+page sends it (SameSite=Strict), and it is worth nothing once the server has exited.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
 COOKIE: Final = "flashpool_admin"
-#: Lifetime of a session in seconds, and how many may exist; the oldest is dropped.
+#: Lifetime of a session in seconds, and how many may exist; a new one replaces the oldest.
 LIFE_S: Final = 12 * 3600
 MOST: Final = 64
 
@@ -25,11 +25,11 @@ class Sessions:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        #: Digest of the cookie's value -> when it ends.
+        #: Digest of the cookie's value -> when its session expires.
         self._ends: dict[bytes, float] = {}
 
     def open(self) -> str:
-        """A new session: the value of a ``Set-Cookie`` header."""
+        """Open a session; return the value of its ``Set-Cookie`` header."""
         while len(self._ends) >= MOST:
             del self._ends[next(iter(self._ends))]
         value = secrets.token_urlsafe(32)
@@ -37,13 +37,13 @@ class Sessions:
         return f"{COOKIE}={value}; Path=/; Max-Age={LIFE_S}; HttpOnly; SameSite=Strict"
 
     def close(self, cookies: str) -> str:
-        """End the session of a ``Cookie`` header; the ``Set-Cookie`` that removes it."""
+        """Close the session of a ``Cookie`` header; return the ``Set-Cookie`` that removes it."""
         self._ends.pop(_digest(_value(cookies)), None)
         return f"{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"
 
     def knows(self, cookies: str) -> bool:
         """Return whether a ``Cookie`` header names a session that has not expired."""
-        # Digests are looked up: how long that takes tells nothing of the values.
+        # Look up digests: the time of the look-up reveals nothing about the values.
         end = self._ends.get(_digest(value)) if (value := _value(cookies)) else None
         return end is not None and end > self._now()
 

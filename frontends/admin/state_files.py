@@ -1,7 +1,7 @@
 """Files of admin listeners on the local disk, with which commands find a listener and its token.
 
-    <state>/admin/token                the token that was made at the first start; mode 0600
-    <state>/admin/<pid>-<port>.json    where a listener is; removed when it stops
+    <state>/admin/token                the token, created at the first start; mode 0600
+    <state>/admin/<pid>-<port>.json    the address of a listener; removed when it stops
 
 ``<state>`` is `FLASHPOOL_STATE_DIR`, else ``flashpool`` in `FLASHPOOL_LOCAL_DIR`, else in the
 user's cache directory. It is never on the volume, which other machines share.
@@ -46,7 +46,7 @@ class AdminAddress:
 
 
 def state_folder(settings: Settings) -> Path:
-    """The state directory, on the machine's own disk."""
+    """Return the state directory, on the machine's own disk."""
     if settings.state_dir is not None:
         return Path(settings.state_dir)
     if settings.local_dir is not None:
@@ -59,10 +59,10 @@ def _files(settings: Settings) -> Folder:
 
 
 def made_token(settings: Settings) -> tuple[str, bool]:
-    """The token that servers of this user on this machine share; whether it is new.
+    """Return the token that servers of this user on this machine share, and whether it is new.
 
     Raises:
-        OSError: there is no place for it.
+        OSError: the token cannot be read or saved.
     """
     files = _files(settings)
     with files.opened(make=True) as handle:
@@ -93,7 +93,7 @@ def _private(files: Folder) -> str | None:
 
 
 def announce(settings: Settings, address: AdminAddress) -> None:
-    """Write down where the listener is. A failure is ignored: the listener serves all the same."""
+    """Save the listener's address. A failure is only logged: the listener serves all the same."""
     try:
         _files(settings).write(_name(address), [msgspec.json.encode(address)])
     except OSError as error:
@@ -111,7 +111,7 @@ def _name(address: AdminAddress) -> str:
 
 
 def addresses(settings: Settings) -> list[AdminAddress]:
-    """Return the addresses of running listeners, the latest first, and remove files of others."""
+    """Return the addresses of running listeners, the latest first; remove all other files."""
     return sorted(_addresses(settings), key=lambda one: one.started_at, reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""The document of ``GET /stats``: the pool's figures, and whose they are.
+"""The document of ``GET /stats``: the figures of a pool, and of which server they are.
 
 `VERSION` counts changes that break readers: a field that is removed or changes its meaning. A new
 field does not change it. The JSON Schema is derived from the dataclasses.
@@ -27,7 +27,7 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerStats:
-    """The server, or the program, whose pool this is."""
+    """The server, or the program, that has the pool."""
 
     #: ``live``, ``queue``, ``app`` or ``program``.
     mode: str
@@ -35,7 +35,7 @@ class ServerStats:
     #: Seconds since 1970.
     started_at: float
     uptime_s: float
-    #: Equal for servers whose settings are equal; secrets are left out.
+    #: Digest of all settings but secrets; equal settings have equal digests.
     settings_digest: str
 
 
@@ -45,7 +45,7 @@ class StatsDocument(PoolStats):
 
     schema_version: int
     server: ServerStats
-    #: Room on the disks that environments are kept on.
+    #: Free space on the disks of environments.
     storage: list[StorageStats]
     #: Jobs of the platform's queue; None in other modes.
     jobs: JobsStats | None = None
@@ -77,9 +77,7 @@ def document(served: Served, storage: Storage, *, with_output: bool) -> StatsDoc
 
 
 def with_memory(stats: StatsDocument) -> StatsDocument:
-    """Return the document with the memory of zygotes. Call it in a thread: the kernel visits every
-    page.
-    """
+    """Add the memory of zygotes. Call this in a thread: the kernel visits every page."""
     zygotes = [
         one if one.pid is None else dataclasses.replace(one, pss_bytes=proportional(one.pid))
         for one in stats.zygotes
@@ -94,7 +92,7 @@ def _version() -> str:
 
 @lru_cache(maxsize=1)
 def schema() -> dict[str, Any]:
-    """The JSON Schema of the document."""
+    """Return the JSON Schema of the document."""
     made = msgspec.json.schema(StatsDocument)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

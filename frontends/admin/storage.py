@@ -1,8 +1,8 @@
 """Free space on the disks of environments.
 
-A volume that hangs blocks every reader indefinitely. One thread therefore queries the disks and
-nothing waits for it. The latest answer is shown with its age: a growing age means that the disk
-hangs.
+A volume that hangs blocks every reader indefinitely. Therefore one thread queries the disks, and no
+request waits for that thread. The latest answer is shown with its age: a growing age means that a
+disk hangs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-#: Seconds that an answer is good for.
+#: Seconds for which an answer is reused.
 _FRESH_S: Final = 10.0
 
 
@@ -27,7 +27,7 @@ class StorageStats:
     path: str
     size_bytes: int
     free_bytes: int
-    #: Seconds since it was asked.
+    #: Seconds since the disk answered.
     age_s: float
     problem: str | None
 
@@ -42,7 +42,7 @@ class Storage:
         self._asking: threading.Thread | None = None
 
     def latest(self) -> list[StorageStats]:
-        """The latest answer; a newer one is on its way when it is old."""
+        """Return the latest answer; if it is old, query the disks again without waiting."""
         age = time.monotonic() - self._found_at
         if not self._found or age > _FRESH_S:
             self._ask()
@@ -76,7 +76,7 @@ def _room(place: str, path: Path) -> StorageStats:
 
 
 def _existing(path: Path) -> Path:
-    """The nearest directory above that is there: the store is made by the first call that needs it."""
+    """Return the nearest existing directory above: the first call with packages creates a store."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path

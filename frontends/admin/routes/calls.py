@@ -1,12 +1,12 @@
-"""Calls that can be watched: which there are, what they write, where they are; and their ends.
+"""Watches calls: lists them, shows their output and stacks, cancels them; and environments.
 
-    GET    /calls                    running, waiting, and the latest that ended
-    GET    /calls/{id}               one of them
-    GET    /calls/{id}/logs          what it wrote as far as kept, then live: server-sent events
-    GET    /calls/{id}/stack         the Python stacks of its process' threads, now
-    DELETE /calls/{id}               cancel it
-    DELETE /instances/{name}         close an instance when its calls are over; percent-encoded
-    GET    /envs, POST /envs         the store; an environment ahead of its first call
+    GET    /calls                    running and waiting calls, and those that finished last
+    GET    /calls/{id}               one call
+    GET    /calls/{id}/logs          its stored output, then new output: server-sent events
+    GET    /calls/{id}/stack         the Python stacks of the threads of its process, now
+    DELETE /calls/{id}               cancel the call
+    DELETE /instances/{name}         close an instance when its calls have finished; percent-encoded
+    GET    /envs, POST /envs         list the store; build an environment before its first call
     DELETE /builds/{key}             cancel a build, and the calls that wait for it
 
 An id is a call's number, its name, the ``X-Request-Id`` that its client gave, or its job's id.
@@ -33,11 +33,11 @@ from flashpool.pool.watching import CallView, CallWatching, OutputFeed
 
 from .route import AdminRoute, refused
 
-#: Bytes of a body.
+#: Most bytes of a body.
 _MOST: Final = 256 * 1024
 #: Seconds between the comments that keep a silent stream of events open.
 _KEEP_S: Final = 10.0
-#: Seconds that a build is waited for, unless the request says how long; and at most.
+#: Seconds that a request waits for a build: by default, and at most.
 _WAIT_S: Final = 30.0
 _LONGEST_WAIT_S: Final = 3600.0
 
@@ -45,13 +45,13 @@ _Asked = Callable[[CallWatching, Request], Awaitable[Response]]
 
 
 class BuildRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of ``POST /envs``; the names of a call's request."""
+    """The body of ``POST /envs``; fields are named as in a call's request."""
 
     dependencies: list[str] = msgspec.field(default_factory=list)
     system_dependencies: list[str] = msgspec.field(default_factory=list)
     python_version: str | None = None
     refresh: bool = False
-    #: Tell what would be done, and do nothing.
+    #: Report what would be done, and do nothing.
     dry_run: bool = False
     wait_s: float = _WAIT_S
 
@@ -129,8 +129,8 @@ async def _logs(watching: CallWatching, request: Request) -> Response:
 
 
 async def _events(watching: CallWatching, call: CallView, feed: OutputFeed) -> AsyncIterator[bytes]:
-    """``output`` and ``errors`` events with the text as JSON; then ``end`` with the call as it is."""
-    # A piece may end within a character.
+    """Yield ``output`` and ``errors`` events with text as JSON, then ``end`` with the call."""
+    # A piece may end in the middle of a character.
     decoders = {one: codecs.getincrementaldecoder("utf-8")("replace") for one in (False, True)}
     try:
         yield _event("call", _row(call))

@@ -1,6 +1,6 @@
 """The page at ``/``: three files of the package, which load nothing from other servers.
 
-The files hold no figures, so they need no token; the page requests its figures separately.
+The files contain no statistics, so they need no token; the page requests these separately.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HEADERS: Final[Mapping[str, str]] = {
 
 
 def routes(gate: Gate) -> list[AdminRoute]:
-    """The page, and how it learns whether it is signed in."""
+    """Return the routes of the page, and of the query whether the page is signed in."""
 
     async def session(request: Request) -> Response:
         known = gate.guarded(Guard.TOKEN, request.headers) is None

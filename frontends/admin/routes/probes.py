@@ -1,9 +1,9 @@
-"""Probes of orchestrators, and the switch that an operator has: whether new calls are taken.
+"""Probes of orchestrators, and the operator's switch for whether the server accepts new calls.
 
-GET /livez     200 as long as the loop turns
+GET /livez     200 as long as the loop runs
 GET /readyz    200 when calls start at once, else 503 with the reasons
-POST /drain    no new calls: /readyz says 503; the server stays until SIGTERM
-DELETE /drain  takes that back
+POST /drain    refuse new calls: /readyz answers 503; the server runs on until SIGTERM
+DELETE /drain  accept new calls again
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class NotReady:
 
 
 def routes(served: Served, gate: Gate) -> list[AdminRoute]:
-    """Probes and drain."""
+    """Return the routes of probes and of the drain."""
 
     async def livez(_request: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -40,7 +40,7 @@ def routes(served: Served, gate: Gate) -> list[AdminRoute]:
     async def readyz(request: Request) -> Response:
         reasons = not_ready(served)
         if gate.guarded(Guard.READ, request.headers) is not None:
-            # On an open port a stranger learns the causes, and no paths and no names.
+            # On an open port, a client without a token sees the causes, but no paths and no names.
             reasons = [NotReady(cause=one.cause, detail="") for one in reasons]
         body = {"ready": not reasons, "reasons": reasons}
         data = msgspec.json.encode(body)
@@ -64,7 +64,7 @@ def routes(served: Served, gate: Gate) -> list[AdminRoute]:
 
 
 def not_ready(served: Served) -> list[NotReady]:
-    """Every reason; none when calls start at once."""
+    """Return every reason why calls do not start at once; none if they do."""
     pool, found = served.pool, []
     if pool.draining:
         found.append(NotReady(cause="draining", detail="new calls are refused"))

@@ -1,14 +1,14 @@
-"""``POST /reload``: look at the deployed app's artifact again, and serve what it holds now.
+"""``POST /reload``: read the deployed app's artifact again, and serve its present content.
 
     200 reloaded    the successor has loaded, and gets all requests
     200 unchanged   the artifact is the one that is served already
-    422 failed      the new one cannot be loaded, and the old one serves on; with the reason
+    422 failed      the new app cannot be loaded, and the old app keeps serving; with the reason
     409 no_app      no app is served yet; with the reason
-    404, 409        this server never serves one
+    404, 409        this server never serves an app
 
-The server answers when the reload has ended, which takes as long as the app takes to load. A client
-that disconnects earlier does not cancel the reload. Clients that send the request during a reload get
-the outcome of that reload.
+The server answers when the reload has finished, which takes as long as the app takes to load. A
+client that disconnects earlier does not cancel the reload. Clients that send the request during a
+reload get the outcome of that reload.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _JOBS: Final = (
 
 
 def routes(served: Served, gate: Gate) -> list[AdminRoute]:
-    """The one route."""
+    """Return the route."""
 
     async def reload(request: Request) -> Response:
         if served.mode == "queue":

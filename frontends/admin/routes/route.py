@@ -1,4 +1,4 @@
-"""One route of the admin port: path, method, handler, and who may use it.
+"""One route of the admin port: path, method, handler, and the guard that says who may use it.
 
     group of routes = a function (Served, Gate) -> list[AdminRoute], in a module of its own
     `table.all_routes` lists the groups: a new group is one line there
@@ -24,7 +24,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 class AdminRoute:
     """A route, its handler, and the guard that `app` checks first."""
 
-    #: The path, which may have Starlette's parameters, such as ``/calls/{call_id}/logs``.
+    #: A path, possibly with Starlette's parameters, such as ``/calls/{call_id}/logs``.
     path: str
     handler: Handler
     method: str = "GET"

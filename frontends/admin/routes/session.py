@@ -1,4 +1,4 @@
-"""``POST /session`` signs a page in, ``DELETE /session`` out."""
+"""``POST /session`` signs a page in, ``DELETE /session`` signs it out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flashpool.frontends.admin.gate import Credential, Gate, Guard
 
 from .route import AdminRoute, refused
 
-#: Bytes of a body that holds a token.
+#: Most bytes of a body with a token.
 _MOST: Final = 8192
 
 
@@ -21,7 +21,7 @@ class _SignIn(msgspec.Struct):
 
 
 def routes(gate: Gate) -> list[AdminRoute]:
-    """Signing in and out."""
+    """Return the routes for signing in and out."""
 
     async def sign_in(request: Request) -> Response:
         given = await _token(request)

@@ -34,12 +34,12 @@ MOST_STREAMS: Final = 16
 
 
 def routes(served: Served, gate: Gate) -> list[AdminRoute]:
-    """The figures."""
+    """Return the routes of the stats document."""
     return Figures(served, gate).routes()
 
 
 class Figures:
-    """Everything that shows the document."""
+    """The handlers that show the stats document."""
 
     def __init__(self, served: Served, gate: Gate) -> None:
         self._served = served
@@ -48,7 +48,7 @@ class Figures:
         self._streams = 0
 
     def routes(self) -> list[AdminRoute]:
-        """Their rows."""
+        """Return the routes of these handlers."""
         rows = {
             "/stats": self._stats,
             "/stats/schema": self._schema,
