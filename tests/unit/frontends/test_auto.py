@@ -30,12 +30,12 @@ def test_the_manifest_comes_first_then_the_variables(answer, environ, expected):
 @pytest.mark.parametrize(
     "environ", [{"FLASH_ENDPOINT_TYPE": "qb"}, {"RUNPOD_RUNTIME_KIND": "other"}]
 )
-def test_values_that_mean_nothing_are_refused(environ):
+def test_unknown_values_are_refused(environ):
     with pytest.raises(ModeError, match=next(iter(environ))):
         decide(None, environ)
 
 
-def test_a_pod_listens_on_80_where_nothing_else_is_said():
+def test_a_pod_listens_on_port_80_by_default():
     for environ, port in (
         ({"RUNPOD_POD_ID": "p"}, "80"),
         ({"RUNPOD_POD_ID": "p", "PORT": "8080"}, "8080"),
@@ -54,7 +54,7 @@ def test_a_named_resource_without_its_artifact_is_not_served(tmp_path):
     for name in ("FLASH_RESOURCE_NAME", "RUNPOD_RESOURCE_NAME"):
         with pytest.raises(AppError, match=r"none\.tar\.gz"):
             choose(settings, {name: "shop", "RUNPOD_WEBHOOK_GET_JOB": "x"})
-        # The front-end of that kind waits for it, and serves nothing else meanwhile.
+        # The front-end of that kind waits for the artifact, and serves nothing else meanwhile.
         assert choose(settings, {name: "shop", "RUNPOD_RUNTIME_KIND": "api"}) is BALANCED
         assert choose(settings, {name: "shop", "RUNPOD_RUNTIME_KIND": "queue"}) is QUEUE
         assert choose(settings, {name: "shop", "FLASH_ENDPOINT_TYPE": "lb"}) is BALANCED

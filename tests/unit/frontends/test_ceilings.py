@@ -1,4 +1,4 @@
-"""What an operator lets requests ask for; each refusal names the setting."""
+"""Limits on what requests may ask for; each refusal names the setting."""
 
 import json
 
@@ -38,7 +38,7 @@ def check(variables, fields):
         ("FLASHPOOL_FORBID", "python_version", {}, {"python_version": "3.12"}),
     ],
 )
-def test_what_goes_past_a_ceiling_is_refused_by_its_name(variable, value, fits, exceeds):
+def test_requests_beyond_a_ceiling_are_refused_with_its_name(variable, value, fits, exceeds):
     check({variable: value}, fits)
     check({}, exceeds)
     with pytest.raises(InvalidRequest, match=variable):
@@ -63,6 +63,6 @@ def test_nothing_is_bounded_or_forbidden_by_default():
         ({"FLASHPOOL_MAX_GPUS_PER_CALL": "2", "FLASHPOOL_GPUS_PER_CALL": "4"}, (600, None, 2)),
     ],
 )
-def test_requests_that_say_nothing_get_no_more_either(variables, expected):
+def test_defaults_do_not_exceed_the_ceilings(variables, expected):
     config = Settings.from_environ(variables).to_pool_config()
     assert (config.call_timeout_s, config.memory_mb, config.gpus_per_call) == expected

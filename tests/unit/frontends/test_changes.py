@@ -1,4 +1,4 @@
-"""What a request tells of what its call changes."""
+"""What a request's source reveals about the changes its call makes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ def test_a_plain_request_touches_nothing() -> None:
     assert of() == Changes()
 
 
-def test_its_variables_count() -> None:
+def test_variables_of_the_request_count() -> None:
     assert of(env={"HF_HOME": "/x"}).touches == {"env:HF_HOME"}
 
 
-def test_escapes_hide_nothing() -> None:
+def test_json_escapes_hide_no_change() -> None:
     code = 'import os\ndef f(): os.environ["A"] = "x"'
     raw = "".join(f"\\u{ord(letter):04x}" for letter in code)
     body = b'{"function_name": "f", "function_code": "%b"}' % raw.encode()
     assert Sources().read(schema.decode(body).request, 1).touches == {"env:A"}
 
 
-def test_shipped_modules_count_by_name_and_by_text() -> None:
+def test_shipped_modules_count_by_name_and_by_source() -> None:
     found = of(modules={"helper.py": "import os\nos.chdir('/')", "pkg/part.py": "import numpy"})
     assert found.touches == {"package:helper", "package:pkg", "cwd"}
     assert found.imports == {"os", "numpy"}
 
 
-def test_a_class_counts_too() -> None:
+def test_the_source_of_a_class_counts_too() -> None:
     body = json.dumps(
         {
             "execution_type": "class",
@@ -46,7 +46,7 @@ def test_a_class_counts_too() -> None:
     assert found == Changes(frozenset(("env:A",)), frozenset(("torch", "os")))
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_number_of_remembered_sources_is_bounded() -> None:
     sources = Sources()
     request = schema.decode(b'{"function_name": "f", "function_code": "x"}').request
     for key in range(SOURCES + 5):

@@ -1,4 +1,4 @@
-"""What servers tell each other of their instances, on a volume where anybody may write."""
+"""Files by which servers share news of their instances, on an untrusted volume."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from flashpool.frontends.instance_files import (
 )
 from flashpool.pool.instance_records import Elsewhere
 
-#: Holders on another machine, whose heartbeat is missing: these are dead.
+#: Holders on another machine whose heartbeat is missing, so they count as dead.
 GONE = "f{:x}-7-7-ab.json"
 KEY = key_of("counter")
 
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "flashpool" / "instances"
 
 
-def test_a_server_sees_what_lives_and_what_lived_on_another(tmp_path: Path) -> None:
+def test_a_server_sees_present_and_past_instances_of_another(tmp_path: Path) -> None:
     now = time.time()
     one, other = server(tmp_path, "pod-a"), server(tmp_path, "pod-b")
     assert one.exchange({KEY: Known(now, True)}) == {}
@@ -70,7 +70,7 @@ def test_a_server_without_a_heartbeat_is_dead(tmp_path: Path, folder: Path) -> N
     one.close({})
 
 
-def test_of_several_places_the_one_where_it_lives_counts_or_the_latest(
+def test_of_several_pods_a_living_instance_counts_else_the_latest(
     tmp_path: Path, folder: Path
 ) -> None:
     now = time.time()
@@ -84,7 +84,7 @@ def test_of_several_places_the_one_where_it_lives_counts_or_the_latest(
     other.close({})
 
 
-def test_nothing_is_made_where_nobody_has_instances(tmp_path: Path) -> None:
+def test_without_instances_no_files_are_created(tmp_path: Path) -> None:
     one = server(tmp_path)
     assert one.exchange({}) == {}
     one.close({})
@@ -106,7 +106,7 @@ def test_nothing_is_made_where_nobody_has_instances(tmp_path: Path) -> None:
         b'{"pod": "x", "instances": ' + b"[" * 100_000,
     ],
 )
-def test_what_is_no_file_of_a_server_says_nothing(text: bytes) -> None:
+def test_malformed_files_are_ignored(text: bytes) -> None:
     assert parse(text).instances == {}
 
 
@@ -127,20 +127,22 @@ def test_what_is_no_file_of_a_server_says_nothing(text: bytes) -> None:
         [1, 1],
     ],
 )
-def test_an_odd_entry_is_left_out_and_the_others_count(entry: object) -> None:
+def test_a_malformed_entry_is_skipped_and_the_others_count(entry: object) -> None:
     other = key_of("other")
     text = json.dumps({"pod": "x", "instances": {KEY: entry, other: [5, False], "odd": [5, False]}})
     assert parse(text.encode()).instances == {other: Known(5.0, False)}
 
 
-def test_no_more_instances_are_read_than_a_server_writes() -> None:
+def test_the_number_of_instances_read_is_bounded() -> None:
     many = {key_of(str(number)): [1, True] for number in range(MOST_INSTANCES + 10)}
     assert len(parse(json.dumps({"pod": "x", "instances": many}).encode()).instances) == (
         MOST_INSTANCES
     )
 
 
-def test_a_full_file_is_read_and_a_larger_one_is_not(tmp_path: Path, folder: Path) -> None:
+def test_a_file_of_the_maximum_size_is_read_and_a_larger_one_is_not(
+    tmp_path: Path, folder: Path
+) -> None:
     now = float(int(time.time()))
     full = {key_of(str(number)): Known(now, True) for number in range(MOST_INSTANCES)}
     one, other = server(tmp_path), server(tmp_path, "pod-b")
@@ -176,7 +178,7 @@ def test_a_linked_folder_is_not_entered(tmp_path: Path, folder: Path) -> None:
     one.close({})
 
 
-def test_files_of_dead_servers_go_when_they_are_many_or_old(tmp_path: Path, folder: Path) -> None:
+def test_files_of_dead_servers_are_removed_when_many_or_old(tmp_path: Path, folder: Path) -> None:
     now = time.time()
     for number in range(MOST_FILES + 3):
         path = written(folder, GONE.format(number), {key_of(str(number)): [now, False]})
@@ -189,7 +191,7 @@ def test_files_of_dead_servers_go_when_they_are_many_or_old(tmp_path: Path, fold
     living.exchange({KEY: Known(now - KEPT_S - 9, True)})
     found = one.exchange({})
     assert len(found) == MOST_FILES
-    # One that lives counts, whenever it was called.
+    # A living instance counts, however long ago it was called.
     assert found[KEY].pod == "pod-b"
     assert {path.name for path in folder.iterdir()} == {
         *(GONE.format(number) for number in range(4, MOST_FILES + 3)),

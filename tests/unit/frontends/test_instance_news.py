@@ -1,4 +1,4 @@
-"""What a server says of instances on other pods, and tells other pods of its own."""
+"""What a server reports about instances on other pods, and to other pods about its own."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ THERE = Elsewhere("pod-b", True, 1_700_000_000.0)
 
 @dataclass
 class Files:
-    """In place of those on a volume."""
+    """Scripted files, in place of those on a volume."""
 
     others: dict[str, Elsewhere] = field(default_factory=dict)
     told: list[Mapping[str, Known]] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Server:
         )
 
     async def beats(self, number: int = 2) -> None:
-        """So many exchanges begin and end from now on."""
+        """Wait until this many further exchanges have begun and ended."""
         for _ in range(number):
             self.files.exchanged.clear()
             await asyncio.wait_for(self.files.exchanged.wait(), 30)
@@ -126,7 +126,7 @@ def test_an_answer_says_where_else_its_instance_lives(tmp_path: Any) -> None:
     asyncio.run(lives())
 
 
-def test_others_are_told_of_instances_that_were_there(tmp_path: Any) -> None:
+def test_other_servers_learn_of_instances_that_were_created(tmp_path: Any) -> None:
     async def lives() -> None:
         server = Server(tmp_path)
         server.pool.names = {"loading"}
@@ -148,7 +148,7 @@ def test_others_are_told_of_instances_that_were_there(tmp_path: Any) -> None:
     asyncio.run(lives())
 
 
-def test_the_ids_that_callers_gave_are_kept_longest(tmp_path: Any) -> None:
+def test_ids_given_by_callers_are_kept_longest(tmp_path: Any) -> None:
     async def lives() -> None:
         server = Server(tmp_path)
         for number in range(MOST_INSTANCES):
@@ -168,7 +168,7 @@ def test_the_ids_that_callers_gave_are_kept_longest(tmp_path: Any) -> None:
     asyncio.run(lives())
 
 
-def test_a_volume_that_fails_is_told_once_and_asked_again(
+def test_a_failing_volume_is_logged_once_and_retried(
     tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def lives() -> None:

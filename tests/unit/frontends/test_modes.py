@@ -1,4 +1,4 @@
-"""Which mode the variables of an endpoint ask for, and what is refused."""
+"""Which mode the variables of an endpoint select, and what is refused."""
 
 import pytest
 
@@ -15,14 +15,14 @@ def test_a_named_resource_is_deployed_whatever_else_is_set(name: str) -> None:
     assert modes.of_balanced({name: "", "FLASH_ENDPOINT_TYPE": ""}) is modes.Mode.LIVE_BALANCED
 
 
-def test_modes_that_no_variable_asks_for_are_live() -> None:
+def test_without_variables_the_mode_is_live() -> None:
     assert modes.of_queue({}) is modes.Mode.LIVE_QUEUE
     assert modes.of_balanced({}) is modes.Mode.LIVE_BALANCED
 
 
 @pytest.mark.parametrize("kind", ["lb", "other", " lb"])
 @pytest.mark.parametrize("resource", [{}, {"FLASH_RESOURCE_NAME": "x"}], ids=["alone", "named"])
-def test_a_kind_of_endpoint_alone_is_never_live(kind: str, resource: dict[str, str]) -> None:
+def test_an_endpoint_type_is_never_live(kind: str, resource: dict[str, str]) -> None:
     environ = {"FLASH_ENDPOINT_TYPE": kind, **resource}
     if kind == "lb" and resource:
         with pytest.raises(modes.ModeError, match="load-balanced image"):
@@ -32,7 +32,7 @@ def test_a_kind_of_endpoint_alone_is_never_live(kind: str, resource: dict[str, s
             modes.of_balanced(environ)
 
 
-def test_the_resource_is_what_either_variable_names() -> None:
+def test_either_variable_names_the_resource() -> None:
     assert modes.resource({}) == ""
     assert modes.resource({"FLASH_RESOURCE_NAME": "", "RUNPOD_RESOURCE_NAME": " x"}) == " x"
     assert modes.resource({"FLASH_RESOURCE_NAME": "a", "RUNPOD_RESOURCE_NAME": "b"}) == "a"

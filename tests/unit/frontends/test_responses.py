@@ -34,7 +34,7 @@ def fields(answer: responses.Answer) -> dict[str, Any]:
     return decoded
 
 
-def test_a_result() -> None:
+def test_a_result_becomes_a_response() -> None:
     answer = responses.of_outcome(
         Outcome(body=NONE, output='a "b"\n\x00é'.encode(), receipt=Receipt(pid=3)), None
     )
@@ -49,7 +49,7 @@ def test_a_json_result() -> None:
     assert (got["result"], got["json_result"]) == (None, {"a": [0]})
 
 
-def test_output_that_is_no_text() -> None:
+def test_invalid_utf8_in_output_is_replaced() -> None:
     assert "�" in fields(responses.of_outcome(Outcome(body=NONE, output=b"\xff"), None))["stdout"]
 
 
@@ -70,7 +70,7 @@ def test_a_forged_result_never_becomes_the_response(body: bytes, kind: str) -> N
     assert (got["success"], got["error_type"]) == (False, "WorkerCrashed")
 
 
-def test_a_result_that_is_too_large() -> None:
+def test_an_oversized_result_is_an_error() -> None:
     limit = len(NONE)
     assert fields(responses.of_outcome(Outcome(body=NONE), limit))["success"]
     got = fields(responses.of_outcome(Outcome(body=NONE * 2), limit))
@@ -95,7 +95,7 @@ def test_a_user_exception() -> None:
     assert (got["success"], got["stdout"], got["error_type"]) == (False, "before", "KeyError")
 
 
-def test_an_exception_that_cannot_travel_is_absent() -> None:
+def test_an_exception_that_cannot_be_pickled_is_absent() -> None:
     got = fields(
         responses.of_outcome(Outcome(error_type="X", error="x", details={"args": ["1"]}), None)
     )
@@ -118,7 +118,7 @@ EXPECTED_STATUS = {
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_status_of_every_error_type(name: str) -> None:
+def test_each_error_type_has_its_status(name: str) -> None:
     expected = EXPECTED_STATUS.get(name, 200)
     assert responses.of_outcome(Outcome(error_type=name, error="x"), None).status == expected
     assert responses.of_error(BY_NAME[name]("x")).status == expected
@@ -130,14 +130,14 @@ def test_a_user_exception_of_such_a_name_is_still_a_result() -> None:
     assert (answer.status, answer.retry_after) == (200, None)
 
 
-def test_refusals() -> None:
+def test_refusals_have_a_status_and_an_error() -> None:
     assert responses.of_error(Overloaded("full", retry_after_s=1.2)).retry_after == 2
     assert responses.of_error(Overloaded("full")).retry_after == 1
     assert responses.of_error(PayloadTooLarge("big")).retry_after is None
     assert responses.of_error(Timeout("late", phase="receive"), 408).status == 408
 
 
-def test_what_was_refused_has_no_receipt() -> None:
+def test_a_refused_call_has_no_receipt() -> None:
     refused = responses.of_error(Overloaded("later", retry_after_s=1))
     assert (refused.status, json.loads(refused.body)["receipt"]) == (503, None)
     failed = responses.of_error(InstanceLost("it is not there"))
@@ -151,9 +151,7 @@ def test_what_was_refused_has_no_receipt() -> None:
     ("missing", "from_user", "told"),
     [("cv2", True, True), (None, True, False), (5, True, False), ("cv2", False, False)],
 )
-def test_what_to_do_about_a_module_that_is_not_there(
-    missing: object, from_user: bool, told: bool
-) -> None:
+def test_a_missing_module_gets_advice(missing: object, from_user: bool, told: bool) -> None:
     error = "ModuleNotFoundError: No module named 'cv2'\n\nTraceback ...\n"
     outcome = Outcome(
         error_type="ModuleNotFoundError",
@@ -167,7 +165,7 @@ def test_what_to_do_about_a_module_that_is_not_there(
     assert told or text == error
 
 
-def test_who_got_no_environment_is_told_what_the_try_took() -> None:
+def test_a_failed_environment_has_a_receipt_with_its_times() -> None:
     outcome = Outcome(
         error_type="EnvironmentError",
         error="no such package",

@@ -36,14 +36,14 @@ def test_a_request_as_the_client_sends_it() -> None:
     assert bytes(decoded.args) == b'["gAVLAS4="]'
 
 
-def test_a_wrapper_is_taken_off() -> None:
+def test_the_platforms_wrapper_is_removed() -> None:
     inner = request(args=[])
     decoded, own, _ = schema.decode(b'{"id": "1", "input": ' + inner + b"}")
     assert own == inner
     assert decoded.function_name == "f"
 
 
-def test_class_requests() -> None:
+def test_class_requests_are_decoded() -> None:
     body = json.dumps(
         {
             "execution_type": "class",
@@ -73,7 +73,7 @@ def test_class_requests() -> None:
         b"PK\x03\x04",
     ],
 )
-def test_bodies_that_are_none(body: bytes) -> None:
+def test_malformed_bodies_are_refused(body: bytes) -> None:
     refusal(body)
 
 
@@ -121,7 +121,7 @@ def test_bodies_that_are_none(body: bytes) -> None:
     ],
     ids=str,
 )
-def test_fields_that_do_not_fit(fields: dict[str, Any]) -> None:
+def test_fields_of_wrong_types_or_values_are_refused(fields: dict[str, Any]) -> None:
     refusal(request(**fields))
 
 
@@ -135,16 +135,16 @@ def test_fields_that_do_not_fit(fields: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_messages_say_field_expected_and_got(fields: dict[str, Any], message: str) -> None:
+def test_messages_name_field_expectation_and_value(fields: dict[str, Any], message: str) -> None:
     assert refusal(request(**fields)) == message
 
 
-def test_messages_about_the_body() -> None:
+def test_messages_explain_problems_of_the_body() -> None:
     assert "The request body is empty" in refusal(b"")
     assert refusal(b"[]") == "The request body: expected an object, got a list"
 
 
-def test_a_misspelt_field_is_told_every_time_and_logged_once(
+def test_a_misspelt_field_is_always_warned_of_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for _ in range(2):
@@ -157,7 +157,7 @@ def test_a_misspelt_field_is_told_every_time_and_logged_once(
     assert schema.decode(request(args=[])).warnings == ()
 
 
-def test_a_refusal_guesses_what_was_meant() -> None:
+def test_a_refusal_suggests_what_was_meant() -> None:
     body = request(function_name=..., functoin_name="f")
     assert refusal(body) == (
         "function_name is required. The unknown field 'functoin_name' is ignored; did you mean function_name?"
@@ -180,20 +180,20 @@ def test_a_refusal_guesses_what_was_meant() -> None:
     ],
     ids=lambda text: text[:40],
 )
-def test_json_that_is_none(text: str) -> None:
+def test_invalid_json_values_are_refused(text: str) -> None:
     refusal(request()[:-1] + b", " + text.encode("utf-8", "surrogatepass") + b"}")
 
 
-def test_bytes_that_are_no_utf8_are_refused_where_nothing_is_decoded() -> None:
+def test_invalid_utf8_is_refused_even_in_undecoded_fields() -> None:
     assert "UTF-8" in refusal(request()[:-1] + b', "args": ["\xff"]}')
 
 
-def test_of_a_key_given_twice_the_last_counts() -> None:
+def test_the_last_of_duplicate_keys_counts() -> None:
     decoded, _, _ = schema.decode(request()[:-1] + b', "timeout_s": 1, "timeout_s": 2}')
     assert decoded.timeout_s == 2
 
 
-def test_an_escaped_backslash_is_no_nul() -> None:
+def test_an_escaped_backslash_is_not_a_nul() -> None:
     schema.decode(request(function_code="x = '\\u0000'"))
 
 

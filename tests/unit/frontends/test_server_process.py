@@ -1,4 +1,4 @@
-"""What a server's process does at its end."""
+"""How a server's process exits."""
 
 import subprocess
 import sys
@@ -14,6 +14,6 @@ run_loop(main())
 """
 
 
-def test_a_thread_that_never_ends_does_not_keep_the_process() -> None:
+def test_a_thread_that_never_ends_does_not_keep_the_process_alive() -> None:
     ended = subprocess.run([sys.executable, "-c", _HANGS], timeout=60, check=False)
     assert ended.returncode == 0

@@ -9,7 +9,7 @@ from flashpool.frontends.shutdown import Shutdown
 
 @dataclass
 class StandInService:
-    """Drains when told to, and notes why it was stopped."""
+    """A service that drains as scripted, and records why it was stopped."""
 
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     reasons: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ async def until(stopped: asyncio.Event) -> None:
     await asyncio.wait_for(stopped.wait(), 10)
 
 
-def test_what_finishes_in_time_is_waited_for(caplog):
+def test_the_drain_waits_for_calls_that_finish_in_time(caplog):
     async def story():
         service, stopped = StandInService(), asyncio.Event()
         Shutdown(service, 60, stopped.set).on_signal("SIGTERM")
@@ -78,13 +78,13 @@ def test_the_drain_has_a_limit():
     asyncio.run(story())
 
 
-def test_the_listener_closes_although_the_stop_failed():
+def test_the_listener_closes_even_if_the_stop_fails():
     class Failing(StandInService):
         async def stop(self, reason: str) -> None:
             raise OSError(reason)
 
     async def story():
-        # What is raised is logged when the task is collected; the test is about the rest.
+        # The exception is logged when the task is collected; this test ignores that.
         asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
         service, stopped = Failing(), asyncio.Event()
         service.idle.set()
@@ -95,7 +95,7 @@ def test_the_listener_closes_although_the_stop_failed():
     asyncio.run(story())
 
 
-def test_one_that_is_abandoned_stops_nothing():
+def test_an_abandoned_shutdown_stops_nothing():
     async def story():
         service, ended = StandInService(), asyncio.Event()
         shutdown = Shutdown(service, 60, ended.set)

@@ -21,7 +21,7 @@ from support.waiting import until
 DONE = Outcome(body=NONE)
 
 
-def test_a_call_and_its_answer() -> None:
+def test_a_call_is_run_and_answered() -> None:
     async def main() -> None:
         pool = StandInPool()
         async with serving(pool) as client:
@@ -38,7 +38,7 @@ def test_a_call_and_its_answer() -> None:
     run(main())
 
 
-def test_what_a_request_may_add_reaches_the_pool() -> None:
+def test_options_of_a_request_reach_the_pool() -> None:
     async def main() -> None:
         pool = StandInPool()
         fields = {
@@ -57,7 +57,7 @@ def test_what_a_request_may_add_reaches_the_pool() -> None:
     run(main())
 
 
-def test_malformed_bodies() -> None:
+def test_malformed_bodies_are_refused() -> None:
     async def main() -> None:
         async with serving(StandInPool()) as client:
             for body in (b"", b"{", b"[]", BODY[:-1]):
@@ -67,7 +67,7 @@ def test_malformed_bodies() -> None:
     run(main())
 
 
-def test_a_full_queue_and_a_drain() -> None:
+def test_a_full_queue_and_a_drain_answer_503() -> None:
     async def main() -> None:
         pool = StandInPool(refusal=Overloaded("full", retry_after_s=3.0))
         async with serving(pool) as client:
@@ -80,7 +80,7 @@ def test_a_full_queue_and_a_drain() -> None:
     run(main())
 
 
-def test_probes() -> None:
+def test_probes_report_the_servers_state() -> None:
     async def main() -> None:
         pool = StandInPool(ready=False)
         async with serving(pool) as client:
@@ -97,21 +97,21 @@ def test_probes() -> None:
     run(main())
 
 
-def test_a_base_that_does_not_start_is_unhealthy() -> None:
+def test_a_base_environment_that_does_not_start_is_unhealthy() -> None:
     async def main() -> None:
         pool = StandInPool(ready=False, start_error=EnvironmentStartFailed("no python"))
         async with serving(pool) as client:
             assert (await client.get("/ping")).status == 503
             pool.ready = True
             assert (await client.get("/ping")).status == 200
-            # It is started again after it was lost: what failed at first is over.
+            # The base zygote is restarted after its loss; an earlier failure no longer counts.
             pool.ready = False
             assert (await client.get("/ping")).status == 204
 
     run(main())
 
 
-def test_routes_that_are_not_there() -> None:
+def test_unknown_routes_and_methods_are_refused() -> None:
     async def main() -> None:
         async with serving(StandInPool()) as client:
             for path in ("/", "/docs", "/openapi.json", "/redoc", "/stats"):
@@ -140,7 +140,7 @@ def test_routes_that_are_not_there() -> None:
     ],
     ids=str,
 )
-def test_the_token(headers: dict[str, str], status: int) -> None:
+def test_a_configured_token_is_required(headers: dict[str, str], status: int) -> None:
     async def main() -> None:
         pool = StandInPool()
         async with serving(pool, FLASHPOOL_TOKEN="s3cret") as client:
@@ -163,7 +163,7 @@ def test_a_web_page_cannot_call_a_server_without_token() -> None:
     run(main())
 
 
-def test_a_body_too_large_is_refused_before_it_comes() -> None:
+def test_an_oversized_body_is_refused_before_it_arrives() -> None:
     async def main() -> None:
         async with serving(StandInPool()) as client:
             async with client.connect() as (reader, writer):
@@ -189,7 +189,7 @@ def test_a_client_that_sends_too_much_still_reads_its_answer() -> None:
     run(main())
 
 
-def test_endless_chunks() -> None:
+def test_endless_chunks_are_refused() -> None:
     async def main() -> None:
         async with (
             serving(StandInPool(), FLASHPOOL_MAX_BODY_MB="1") as client,
@@ -209,7 +209,7 @@ def test_endless_chunks() -> None:
     run(main())
 
 
-def test_a_body_in_pieces() -> None:
+def test_a_body_may_arrive_in_pieces() -> None:
     async def main() -> None:
         pool = StandInPool()
         async with serving(pool) as client, client.connect() as (reader, writer):
@@ -223,7 +223,7 @@ def test_a_body_in_pieces() -> None:
     run(main())
 
 
-def test_a_body_that_never_comes() -> None:
+def test_a_body_that_never_arrives_times_out() -> None:
     async def main() -> None:
         async with (
             serving(StandInPool(), FLASHPOOL_RECEIVE_TIMEOUT_S="0.2") as client,
@@ -237,7 +237,7 @@ def test_a_body_that_never_comes() -> None:
     run(main())
 
 
-def test_a_client_that_goes_away_cancels_its_call() -> None:
+def test_a_client_that_disconnects_cancels_its_call() -> None:
     async def main() -> None:
         pool = StandInPool(outcome=None)
         async with serving(pool) as client:
@@ -250,7 +250,7 @@ def test_a_client_that_goes_away_cancels_its_call() -> None:
     run(main())
 
 
-def test_a_client_that_goes_away_while_it_sends_calls_nothing() -> None:
+def test_a_client_that_disconnects_while_sending_calls_nothing() -> None:
     async def main() -> None:
         pool = StandInPool()
         async with serving(pool) as client:
@@ -263,7 +263,7 @@ def test_a_client_that_goes_away_while_it_sends_calls_nothing() -> None:
     run(main())
 
 
-def test_a_slow_call_is_answered_on_a_connection_that_goes_on() -> None:
+def test_a_connection_stays_usable_after_slow_calls() -> None:
     async def main() -> None:
         pool = StandInPool(outcome=None)
         async with serving(pool) as client, client.connect() as (reader, writer):
@@ -294,7 +294,7 @@ def test_pipelined_requests_are_answered_in_order() -> None:
 NEEDS = json.dumps({**json.loads(BODY), "dependencies": ["x"]}).encode()
 
 
-def test_building_is_not_receiving() -> None:
+def test_the_receive_timeout_does_not_cover_builds() -> None:
     async def main() -> None:
         pool = StandInPool(environments=Slow(0.5))
         async with serving(pool, FLASHPOOL_RECEIVE_TIMEOUT_S="0.1") as client:
@@ -305,7 +305,7 @@ def test_building_is_not_receiving() -> None:
     run(main())
 
 
-def test_a_client_that_goes_away_while_its_environment_is_made() -> None:
+def test_a_client_that_disconnects_during_a_build_cancels_its_call() -> None:
     async def main() -> None:
         environments = Slow()
         pool = StandInPool(environments=environments)
@@ -321,7 +321,7 @@ def test_a_client_that_goes_away_while_its_environment_is_made() -> None:
 
 
 class Failing:
-    """Environments that are not to be had."""
+    """Environments that cannot be obtained."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -351,7 +351,7 @@ class Failing:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_why_there_is_no_environment(error: Exception, status: int, told: str) -> None:
+def test_errors_of_environments_are_answered(error: Exception, status: int, told: str) -> None:
     async def main() -> None:
         pool = StandInPool(environments=Failing(error))
         async with serving(pool) as client:
@@ -371,7 +371,7 @@ def test_why_there_is_no_environment(error: Exception, status: int, told: str) -
     run(main())
 
 
-def test_a_refusal_after_the_build_is_answered_as_one_before() -> None:
+def test_a_refusal_after_the_build_is_answered_like_an_early_one() -> None:
     async def main() -> None:
         environments = Slow(0.1)
         pool = StandInPool(environments=environments)

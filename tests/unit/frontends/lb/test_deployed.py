@@ -1,4 +1,4 @@
-"""What an endpoint answers until its app has its place, and when it tries again."""
+"""What an endpoint answers until its app is prepared, and when it tries again."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from support.waiting import until
 
 
 class AppStandIn:
-    """An app that is opened, in the state that the test says."""
+    """An open app whose state a test sets."""
 
     def __init__(self) -> None:
         self.state = AppState.LOADING
@@ -39,7 +39,7 @@ class AppStandIn:
 
 
 class Pool:
-    """Notes the apps that are opened."""
+    """Records the apps that are opened."""
 
     draining = False
 
@@ -57,7 +57,7 @@ class Pool:
 
 
 class Service:
-    """Its life, and no more."""
+    """A service that starts and stops, and does nothing else."""
 
     def __init__(self) -> None:
         self.pool = Pool()
@@ -71,7 +71,7 @@ class Service:
 
 
 class Source:
-    """Answers what the test says, one after the other."""
+    """Returns or raises the given answers, one after another."""
 
     resource = "shop"
 
@@ -97,7 +97,7 @@ class Source:
 
 
 class Prepared:
-    """What a source has in the end."""
+    """What a source finally prepares."""
 
     neighbours = None
     released = False
@@ -171,7 +171,9 @@ def test_probes_are_answered_while_the_artifact_is_waited_for() -> None:
     asyncio.run(main())
 
 
-def test_what_may_pass_is_tried_again_and_waited_for_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_temporary_errors_are_retried_without_waiting_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main() -> None:
         missing = [ArtifactMissing("no archive") for _ in range(3)]
         source = Source(*missing, OSError("odd"), Prepared())
@@ -184,7 +186,7 @@ def test_what_may_pass_is_tried_again_and_waited_for_once(caplog: pytest.LogCapt
     assert "odd" in caplog.text
 
 
-def test_what_does_not_pass_is_told_and_left_until_the_artifact_changes(
+def test_permanent_errors_are_reported_until_the_artifact_changes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
@@ -212,7 +214,7 @@ def test_what_does_not_pass_is_told_and_left_until_the_artifact_changes(
     assert "the artifact has changed: it is looked at again" in caplog.text
 
 
-def test_an_app_that_cannot_be_loaded_is_replaced_at_a_retry_when_the_artifact_changed() -> None:
+def test_a_retry_replaces_a_failed_app_if_the_artifact_changed() -> None:
     async def main() -> None:
         first, same, second = Prepared("one"), Prepared("one"), Prepared("two")
         source = Source(first, same, second)
@@ -244,7 +246,7 @@ def test_an_app_that_cannot_be_loaded_is_replaced_at_a_retry_when_the_artifact_c
     asyncio.run(main())
 
 
-def test_a_websocket_before_that_is_refused() -> None:
+def test_websockets_are_refused_before_the_app_is_prepared() -> None:
     async def main() -> None:
         async with serving(Source(AppError("not yet"))) as (endpoint, _):
             await asyncio.sleep(0)

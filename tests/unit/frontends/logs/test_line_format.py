@@ -23,7 +23,7 @@ def record(level: int = logging.WARNING, **extra: object) -> logging.LogRecord:
     return made
 
 
-def test_json_lines_have_the_same_fields_always() -> None:
+def test_json_lines_always_have_the_same_fields() -> None:
     form = line_format.formatter("json", sys.stderr)
     bare = json.loads(form.format(record()))
     full = json.loads(form.format(record(**line_format.of_call("a-1", "mine", "t1"))))
@@ -38,7 +38,7 @@ def test_json_lines_have_the_same_fields_always() -> None:
     assert bare["pod"]
 
 
-def test_tracebacks_are_part_of_their_line() -> None:
+def test_a_traceback_stays_in_the_line_of_its_record() -> None:
     try:
         raise ValueError("\u2028")
     except ValueError:
@@ -50,7 +50,9 @@ def test_tracebacks_are_part_of_their_line() -> None:
         assert "ValueError" in text
 
 
-def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_terminals_get_colours_and_no_color_disables_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.delenv("RUNPOD_POD_ID", raising=False)
     assert "\x1b[" in line_format.formatter("text", Terminal()).format(record())
@@ -61,14 +63,16 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
     assert plain.endswith("went wrong\n    odd [call a-1]")
 
 
-def test_auto_speaks_as_the_platform_only_to_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_auto_format_is_the_platforms_only_for_queue_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "e")
     line = line_format.formatter("auto", sys.stderr, queue=True).format(record(request_id="job"))
     assert json.loads(line) == {"requestId": "job", "message": "went wrong\nodd", "level": "WARN"}
     assert isinstance(line_format.formatter("auto", sys.stderr), line_format.TextFormatter)
 
 
-def test_output_in_the_log_has_a_rate(caplog: pytest.LogCaptureFixture) -> None:
+def test_logged_output_is_rate_limited(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flashpool.output")
     trace = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     lines = OutputLines(Call(codec=Codec.FLASH, body=b"", label="f", trace=trace), "a-1", 10)

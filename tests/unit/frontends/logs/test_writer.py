@@ -31,7 +31,7 @@ def read_until(reader: int, last: bytes) -> bytes:
     return found
 
 
-def test_what_is_read_comes_whole_and_in_order(pipe: tuple[int, int]) -> None:
+def test_lines_arrive_complete_and_in_order(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
     stream = WriterStream(LineWriter(fd), fd)
     for number in range(1000):
@@ -40,7 +40,7 @@ def test_what_is_read_comes_whole_and_in_order(pipe: tuple[int, int]) -> None:
     assert lines == [f"line {number}" for number in range(1000)]
 
 
-def test_lines_for_nobody_are_lost_and_counted(pipe: tuple[int, int]) -> None:
+def test_unread_lines_are_dropped_and_counted(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
     writer = LineWriter(fd, limit=1000)
     filler = b"x" * 99 + b"\n"
@@ -58,7 +58,7 @@ def test_lines_for_nobody_are_lost_and_counted(pipe: tuple[int, int]) -> None:
     assert b"next" in read_until(reader, b"next")
 
 
-def test_at_the_end_lines_are_waited_for_and_not_for_long(pipe: tuple[int, int]) -> None:
+def test_the_wait_for_unread_lines_at_exit_is_bounded(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
     writer = LineWriter(fd)
     end = time.monotonic() + 0.5
@@ -71,7 +71,7 @@ def test_at_the_end_lines_are_waited_for_and_not_for_long(pipe: tuple[int, int])
     assert time.monotonic() >= end
 
 
-def test_a_reader_that_is_gone_stops_nobody() -> None:
+def test_a_closed_reader_does_not_block_writers() -> None:
     reader, fd = os.pipe()
     os.close(reader)
     writer = LineWriter(fd)
@@ -81,7 +81,7 @@ def test_a_reader_that_is_gone_stops_nobody() -> None:
     os.close(fd)
 
 
-def test_a_fork_prints_from_a_thread_of_its_own(pipe: tuple[int, int]) -> None:
+def test_a_forked_child_writes_from_its_own_thread(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
     writer = LineWriter(fd)
     writer.put(b"parent\n")

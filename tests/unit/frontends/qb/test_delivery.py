@@ -1,4 +1,4 @@
-"""From a report to the platform: posted again; items and progress before it."""
+"""Delivery of reports to the platform, with retries; items and progress before them."""
 
 import asyncio
 import base64
@@ -26,7 +26,7 @@ KEY = b"key"
 def delivered(
     platform: Platform, folder: Path, limit_s: float = 60.0
 ) -> tuple[list[JobReport], list[str]]:
-    """What was posted, and what is on disk in the end."""
+    """Deliver one report; return what was posted and what is on disk afterwards."""
 
     async def deliver() -> None:
         shrink: Callable[[JobReport], JobReport] = lambda report: replace(report, body=b"small")  # noqa: E731
@@ -38,29 +38,29 @@ def delivered(
     return platform.posts, os.listdir(folder) if folder.exists() else []
 
 
-def test_a_report_that_is_taken_touches_no_disk(tmp_path: Path) -> None:
+def test_a_report_accepted_at_once_is_never_written_to_disk(tmp_path: Path) -> None:
     posts, kept = delivered(Platform(Verdict.TAKEN), tmp_path / "outbox")
     assert len(posts) == 1
     assert not (tmp_path / "outbox").exists()
     assert kept == []
 
 
-def test_a_report_is_offered_until_it_is_taken(tmp_path: Path) -> None:
+def test_a_report_is_posted_until_it_is_accepted(tmp_path: Path) -> None:
     platform = Platform(Verdict.REFUSED, Verdict.UNREACHABLE, Verdict.REFUSED, Verdict.TAKEN)
     posts, kept = delivered(platform, tmp_path)
     assert len(posts) == 4
     assert kept == []
 
 
-def test_what_is_gone_is_let_go(tmp_path: Path) -> None:
+def test_reports_of_jobs_that_are_gone_are_dropped(tmp_path: Path) -> None:
     assert len(delivered(Platform(Verdict.GONE), tmp_path)[0]) == 1
-    # One 404 may be a mistake of something in between.
+    # A single 404 may come from a proxy, so it takes several.
     posts, kept = delivered(Platform(Verdict.UNKNOWN), tmp_path)
     assert len(posts) == 4
     assert kept == []
 
 
-def test_a_report_is_given_up_in_the_end(tmp_path: Path) -> None:
+def test_a_report_is_given_up_after_its_limit(tmp_path: Path) -> None:
     posts, kept = delivered(Platform(Verdict.REFUSED), tmp_path, limit_s=1.0)
     assert 2 <= len(posts) <= 4
     assert kept == []
@@ -90,7 +90,7 @@ def test_a_disk_that_cannot_be_written_does_not_stop_delivery(tmp_path: Path) ->
 
 
 def sent(platform: Platform, *items: bytes) -> int:
-    """Credits given for these."""
+    """Send these items; return the credits given."""
     given = []
 
     async def send() -> None:
@@ -109,7 +109,7 @@ def test_items_arrive_in_order_and_each_gives_credit() -> None:
     assert platform.posts == [1, {"a": 2}, "three", True, 1234]
 
 
-def test_a_pickled_item_is_text_and_a_spoilt_one_is_told() -> None:
+def test_pickled_items_are_posted_as_text_and_malformed_ones_as_errors() -> None:
     platform = Platform(Verdict.TAKEN)
     pickled = base64.b64encode(pickle.dumps({1}, protocol=5))
     sent(platform, pickled, b"{]", b"\xff", b"1" * (CHUNK_LIMIT + 1))
@@ -128,19 +128,19 @@ def test_the_largest_item_fits_into_its_post(begin: bytes, end: bytes) -> None:
     assert b"ResultTooLarge" in posts[-1]
 
 
-def test_one_answer_that_the_job_is_unknown_loses_no_item() -> None:
+def test_a_single_404_loses_no_item() -> None:
     platform = Platform(Verdict.UNKNOWN, Verdict.TAKEN)
     assert sent(platform, b"1", b"2") == 2
     assert platform.posts == [1, 1, 2]
 
 
-def test_items_nobody_wants_are_dropped_and_the_generator_goes_on() -> None:
+def test_items_of_a_job_that_is_gone_are_dropped_with_credit() -> None:
     platform = Platform(Verdict.GONE)
     assert sent(platform, b"1", b"2", b"3") == 3
     assert platform.posts == [1]
 
 
-def test_progress_is_the_latest_and_ends() -> None:
+def test_only_the_latest_progress_is_posted() -> None:
     platform = Platform(Verdict.TAKEN)
 
     async def tell() -> None:
@@ -172,8 +172,8 @@ def test_progress_that_hangs_does_not_hold_up_a_report_that_is_due() -> None:
     assert asyncio.run(tell()) < 1
 
 
-def test_progress_is_never_told_after_the_end() -> None:
-    """A build goes on for others, and tells of itself."""
+def test_progress_is_never_posted_after_the_report() -> None:
+    """A build may continue for other jobs, and report progress."""
     platform = Platform(Verdict.TAKEN)
 
     async def tell() -> None:

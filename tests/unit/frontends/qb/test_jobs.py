@@ -1,4 +1,4 @@
-"""Reading jobs: what an answer of the platform holds, however it is damaged."""
+"""Reading jobs from answers of the platform, even from damaged ones."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from flashpool.frontends.qb.jobs import Job, NoJobs, decode, of_value
         (b"[]", []),
     ],
 )  # fmt: skip
-def test_jobs_are_read(body: bytes, jobs: list[Job]) -> None:
+def test_jobs_are_decoded(body: bytes, jobs: list[Job]) -> None:
     assert decode(body) == jobs
 
 
@@ -29,12 +29,12 @@ def test_jobs_are_read(body: bytes, jobs: list[Job]) -> None:
                b'{"x":' * 100_000 + b"1" + b"}" * 100_000],
     ids=lambda policy: repr(policy)[:30],
 )  # fmt: skip
-def test_a_policy_that_is_none_is_not_said(policy: bytes) -> None:
+def test_a_malformed_policy_is_ignored(policy: bytes) -> None:
     (job,) = decode(b'{"id":"a","input":1,"policy":%s}' % policy)
     assert job == Job(id="a", input=b"1")
 
 
-def test_what_has_no_input_keeps_its_id_and_its_neighbours() -> None:
+def test_a_job_without_input_keeps_its_id_and_does_not_affect_others() -> None:
     body = b'[{"id":"a"},{"id":"b","input":null},{"id":"c","input":{"x":1}}]'
     found = decode(body)
     assert [(job.id, job.input, bool(job.problem)) for job in found] == [
@@ -50,7 +50,7 @@ def test_what_has_no_input_keeps_its_id_and_its_neighbours() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("around", [b'{"id": "a","input": %s ,"policy":{"executionTimeout":9}}',
                                     b'{"input":%s,"policy":{"executionTimeout":9},"id":"a"}'])  # fmt: skip
-def test_a_job_that_no_decoder_takes_keeps_its_id_and_its_neighbours(
+def test_a_job_with_malformed_input_keeps_its_id_and_does_not_affect_others(
     poison: bytes, around: bytes
 ) -> None:
     fine = b'{"id":"z","input":[1, {"y":"]"}]}'
@@ -62,7 +62,7 @@ def test_a_job_that_no_decoder_takes_keeps_its_id_and_its_neighbours(
     ]
 
 
-def test_what_has_no_id_is_left_out() -> None:
+def test_jobs_without_a_valid_id_are_skipped() -> None:
     assert decode(b'[5,null,{"input":1},{"id":null},{"id":[],"input":1}]') == []
     assert decode(b'[{"id":"\\ud800","input":1}, {"id":"%s","input":1}]' % (b"x" * 1001)) == []
 
@@ -70,12 +70,12 @@ def test_what_has_no_id_is_left_out() -> None:
 @pytest.mark.parametrize(
     "body", [b'{"id": "x", ', b"<html>", b"\xff", b"{" * 100_000, b'{"id":"x"} {', b"]"]
 )
-def test_an_answer_that_is_no_json(body: bytes) -> None:
+def test_an_answer_that_is_not_json_raises(body: bytes) -> None:
     with pytest.raises(NoJobs):
         decode(body)
 
 
-def test_a_job_that_refers_to_itself() -> None:
+def test_a_circular_job_has_a_problem_in_place_of_an_input() -> None:
     job: dict[str, Any] = {"id": "a", "input": {}}
     job["input"]["self"] = job
     found = of_value(job)

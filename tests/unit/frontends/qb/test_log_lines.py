@@ -1,4 +1,4 @@
-"""What a job prints, line by line, in the log."""
+"""A job's output in the log, line by line."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Show = Callable[..., list[str]]
 
 @pytest.fixture
 def shown(capsys: pytest.CaptureFixture[str]) -> Show:
-    """The messages of a job that writes these chunks."""
+    """Return the log messages of a job that writes these chunks."""
 
     def show(*chunks: bytes, limit: int = 10_000) -> list[str]:
         lines = LiveLines("job", limit)
@@ -26,12 +26,12 @@ def shown(capsys: pytest.CaptureFixture[str]) -> Show:
     return show
 
 
-def test_lines_are_whole_whatever_the_chunks(shown: Show) -> None:
+def test_lines_are_complete_whatever_the_chunks(shown: Show) -> None:
     assert shown(b"one\ntw", b"o\n\nthr", b"ee") == ["one", "two", "three"]
     assert shown("ä\r\n\u2028x\n".encode(), b"\xff\n") == ["ä", "\u2028x", "\ufffd"]
 
 
-def test_lines_and_their_number_are_bounded(shown: Show) -> None:
+def test_length_and_number_of_lines_are_bounded(shown: Show) -> None:
     pieces = shown(b"x" * (2 * LINE_LIMIT + 5))
     assert [len(piece) for piece in pieces] == [LINE_LIMIT, LINE_LIMIT, 5]
     flood = shown(*[b"line\n"] * 100, limit=12)

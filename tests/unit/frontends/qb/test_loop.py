@@ -1,4 +1,4 @@
-"""What becomes of jobs that arrive, or are still on their way out, while the process leaves."""
+"""Jobs that arrive, or whose reports are pending, while the process stops."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ DRAIN_S = 0.5
 
 
 class Taker:
-    """A poll whose answer had begun when it was broken off."""
+    """A poll that is cancelled after its answer has begun."""
 
     jobs: tuple[Job, ...] = ()
     receiving = False
@@ -42,14 +42,14 @@ class Taker:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            # Longer than the loop waits for what such a poll brings.
+            # Longer than the loop waits for the rest of such an answer.
             await asyncio.sleep(0.2)
             return Taken(jobs=list(self.jobs))
         raise AssertionError
 
 
 class Slow(Taker):
-    """One that is being answered when the time is up."""
+    """A poll whose answer is still arriving when the time is up."""
 
     receiving = True
 
@@ -62,7 +62,7 @@ class Loop(JobLoop):
     """The loop without the SDK's session, stop channel and signals."""
 
     async def leave(self, worker: QueueWorker, *jobs: Job) -> None:
-        """Begin these, then leave as after a signal."""
+        """Start these jobs, then stop as after a signal."""
         self._loop = asyncio.get_running_loop()
         self._worker = worker
         for job in jobs:
@@ -81,7 +81,7 @@ def left(
     *jobs: Job,
     taker: type[Taker] | None = None,
 ) -> dict[str, Any]:
-    """What is on disk of jobs, by id, when nobody answers at the platform's address."""
+    """Return the reports on disk, by job id, when the platform does not answer."""
     monkeypatch.setattr(Taker, "jobs", (JOB,) if taker else ())
     monkeypatch.setattr(job_loop, "Taker", taker or Taker)
     monkeypatch.setenv("RUNPOD_POD_ID", "pod")
@@ -91,7 +91,7 @@ def left(
 
     async def main() -> None:
         nobody = Addresses(done="http://127.0.0.1:9/job-done/pod/$ID?x=y", stream=None)
-        # The resolver that is usual with aiodns starts a thread that stays.
+        # Where aiodns is installed, aiohttp's default resolver starts a thread that never exits.
         connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
         async with aiohttp.ClientSession(connector=connector) as session:
             service = Service(pool, result_limit=None)
@@ -116,7 +116,7 @@ def kept(folder: Path) -> list[JobReport]:
 
 
 @pytest.mark.parametrize("taker", [Taker, Slow])
-def test_a_job_that_arrives_when_all_is_broken_off_is_reported_too(
+def test_a_job_that_arrives_during_the_stop_is_reported_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taker: type[Taker]
 ) -> None:
     found = left(tmp_path, monkeypatch, StandInPool(outcome=None), taker=taker)
@@ -125,10 +125,10 @@ def test_a_job_that_arrives_when_all_is_broken_off_is_reported_too(
     assert "FLASHPOOL_DRAIN_S" in found["late"]["error"]
 
 
-def test_a_job_whose_report_is_not_made_in_time_is_told_of(
+def test_a_job_whose_result_is_not_written_in_time_is_reported_as_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The volume, on which its result is to be written, is slow."""
+    """The volume to which its result is written is slow."""
 
     async def slow(_self: Results, _job_id: str, _outcome: Outcome, **_: object) -> None:
         await asyncio.Event().wait()
@@ -140,16 +140,16 @@ def test_a_job_whose_report_is_not_made_in_time_is_told_of(
     assert [report.cut_off for report in kept(tmp_path)] == [True]
 
 
-def test_only_what_our_leaving_ended_is_cut_off(
+def test_only_jobs_ended_by_the_stop_are_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It says so itself, and has ended long before.
+    # The user's code raised Cancelled itself, before the stop.
     outcome = Outcome(error_type="Cancelled", error="Cancelled: by hand", from_user=True)
     left(tmp_path, monkeypatch, StandInPool(outcome=outcome), Job(id="a", input=JOB.input))
     assert [report.cut_off for report in kept(tmp_path)] == [False]
 
 
-def test_a_call_that_does_not_hear_of_its_end_holds_up_nobody(
+def test_a_call_that_ignores_its_cancellation_delays_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = StandInPool(outcome=None)

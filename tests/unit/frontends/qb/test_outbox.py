@@ -1,4 +1,4 @@
-"""Reports on disk: where they are, whose they are, and what is done of a disk that hangs."""
+"""Reports on disk: where they are, whose they are, and what happens when the disk hangs."""
 
 import asyncio
 import errno
@@ -26,7 +26,9 @@ from support.waiting import until
 KEY = b"key"
 
 
-def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_decide_where_reports_and_results_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "../end point")
     monkeypatch.setenv("RUNPOD_POD_ID", "pod")
     local = Settings.from_environ({"FLASHPOOL_LOCAL_DIR": str(tmp_path)})
@@ -41,7 +43,7 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert paths.spill_folder(on_volume) == tmp_path / "volume" / "flashpool" / "results"
 
 
-def test_reports_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
+def test_reports_are_read_from_disk_as_they_were_written(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "a" / "b", KEY)
     assert list(outbox.waiting(60)) == []
     reports = [
@@ -54,7 +56,7 @@ def test_reports_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
     outbox.drop("../../etc")
     outbox.drop("never there")
     assert len(list(outbox.waiting(60))) == 2
-    # Half of a file is none, and does not hide the others.
+    # An incomplete file is ignored, and does not hide the others.
     half = outbox.folder / f"{'0' * 32}.01234567.new"
     half.with_name(f"{'1' * 32}.json").write_bytes(b'{"job_id"')
     half.write_bytes(b"x")
@@ -62,7 +64,7 @@ def test_reports_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
     assert not half.exists()
 
 
-def test_a_full_disk_keeps_no_half_of_a_report(
+def test_a_full_disk_leaves_no_partial_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_fd: int) -> None:
@@ -74,10 +76,10 @@ def test_a_full_disk_keeps_no_half_of_a_report(
     assert not os.listdir(tmp_path)
 
 
-def test_a_report_is_whole_whoever_else_writes_it_down(
+def test_a_report_written_by_two_threads_at_once_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is slow to be answered, and the process leaves: both have it written."""
+    """A slow delivery and the stop of the process may both write one report."""
     outbox, twice = Outbox(tmp_path, KEY), threading.Barrier(2)
     sync = os.fsync
 
@@ -101,7 +103,7 @@ def test_reports_that_are_too_old_are_dropped(
     outbox.keep(JobReport(job_id="a", body=b"{}"))
     now = time.time()
     with monkeypatch.context() as patch:
-        # As after a restart, on a machine whose clock is ahead: the file system's has not jumped.
+        # As after a restart with the machine's clock ahead; the file system's clock has not jumped.
         patch.setattr(time, "time", lambda: now + 7200)
         assert len(list(outbox.waiting(60))) == 1
     (kept,) = tmp_path.iterdir()
@@ -110,7 +112,7 @@ def test_reports_that_are_too_old_are_dropped(
     assert not os.listdir(tmp_path)
 
 
-def test_what_lost_workers_left_is_deleted_some_day(tmp_path: Path) -> None:
+def test_old_reports_of_lost_workers_are_deleted(tmp_path: Path) -> None:
     ours, lost, young = (Outbox(tmp_path / name, KEY) for name in ("ours", "lost", "young"))
     for outbox in (ours, lost, young):
         outbox.keep(JobReport(job_id="a", body=b"{}"))
@@ -122,7 +124,7 @@ def test_what_lost_workers_left_is_deleted_some_day(tmp_path: Path) -> None:
     assert len(list(ours.waiting(60))) == len(list(young.waiting(60))) == 1
 
 
-def test_workers_without_a_name_have_a_folder_each(tmp_path: Path) -> None:
+def test_workers_without_a_pod_name_have_a_folder_each(tmp_path: Path) -> None:
     def worker() -> Outbox:
         return Outbox(tmp_path / "worker", KEY, is_named=False)
 
@@ -130,14 +132,14 @@ def test_workers_without_a_name_have_a_folder_each(tmp_path: Path) -> None:
     first, second = worker(), worker()
     for outbox, name in ((first, "a"), (second, "b")):
         outbox.keep(JobReport(job_id=name, body=b"{}"))
-        # Half of a report, on which somebody is at work.
+        # A report that its worker is still writing.
         (outbox.folder / half).touch()
     third = worker()
     assert list(third.waiting(60)) == []
     third.forget_others(60)
     assert (first.folder / half).exists()
     second.close()
-    # It has ended: the next one goes on with what it has left.
+    # The second worker has exited; the next one takes over its reports.
     fourth = worker()
     assert [report.job_id for report in fourth.waiting(60)] == ["b"]
     assert [report.job_id for report in first.waiting(60)] == ["a"]
@@ -157,7 +159,7 @@ sys.stdin.read()
 """
 
 
-def test_the_folder_of_a_killed_worker_is_the_next_one_s(tmp_path: Path) -> None:
+def test_the_folder_of_a_killed_worker_goes_to_the_next_worker(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _OWNER, str(tmp_path / "worker")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         try:
@@ -173,7 +175,7 @@ def test_the_folder_of_a_killed_worker_is_the_next_one_s(tmp_path: Path) -> None
     heir.close()
 
 
-def test_where_there_are_no_locks_a_worker_without_a_name_is_alone(
+def test_without_file_locks_each_unnamed_worker_has_its_own_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(_fd: int, _how: int) -> None:
@@ -186,7 +188,7 @@ def test_where_there_are_no_locks_a_worker_without_a_name_is_alone(
     assert outboxes[0].folder != outboxes[1].folder
 
 
-def test_a_volume_that_cannot_be_listed_is_no_reason_not_to_start(
+def test_a_volume_that_cannot_be_listed_does_not_prevent_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stale(*_args: object, **_options: object) -> int:
@@ -201,8 +203,8 @@ def test_a_volume_that_cannot_be_listed_is_no_reason_not_to_start(
 # -- Jobs that are handed out again -------------------------------------------------------
 
 
-def test_what_was_only_cut_off_gives_way_to_its_job(tmp_path: Path) -> None:
-    """The same job is handed out again, to the process that goes on with its report."""
+def test_a_cut_off_report_is_withdrawn_when_its_job_runs_again(tmp_path: Path) -> None:
+    """The platform hands the job out again, to the process that resumed its report."""
     outbox = Outbox(tmp_path, KEY)
     cut_off = JobReport(job_id="cut", body=b"cut off", cut_off=True)
     for report in (cut_off, JobReport(job_id="ended", body=b"the end")):
@@ -218,19 +220,19 @@ def test_what_was_only_cut_off_gives_way_to_its_job(tmp_path: Path) -> None:
         await reports.withdraw("cut")
         assert set(names) == {"ended"}
         assert "cut" not in reports
-        # If this process dies now, that is still all there is to say.
+        # The report stays on disk in case this process dies now.
         assert cut_off in outbox.waiting(60)
         platform.posts.clear()
         platform.verdicts = [Verdict.TAKEN]
         await reports.deliver(JobReport(job_id="cut", body=b"its result"))
-        # A report that was taken is deleted after that, unless the process ends before.
+        # An accepted report is deleted afterwards, unless the process exits first.
         await until(lambda: not len(reports) and not os.listdir(tmp_path))
 
     asyncio.run(asyncio.wait_for(go_on(), 20))
     assert sorted(post.body for post in platform.posts) == [b"its result", b"the end"]
 
 
-def test_a_new_report_takes_the_place_of_one_that_gave_way(tmp_path: Path) -> None:
+def test_a_new_report_replaces_a_withdrawn_one(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path, KEY)
     outbox.keep(JobReport(job_id="a", body=b"cut off", cut_off=True))
     [kept] = tmp_path.glob("*.json")
@@ -241,7 +243,7 @@ def test_a_new_report_takes_the_place_of_one_that_gave_way(tmp_path: Path) -> No
         await reports.resume(Names())
         await reports.withdraw("a")
         delivering = asyncio.ensure_future(reports.deliver(result))
-        # Not by listing: that deletes what is written only half by now.
+        # Listing the outbox would delete the file that is still being written.
         await until(lambda: b"its result" in kept.read_bytes())
         assert list(outbox.waiting(60)) == [result]
         delivering.cancel()
@@ -253,7 +255,7 @@ def test_a_new_report_takes_the_place_of_one_that_gave_way(tmp_path: Path) -> No
 
 
 class Hanging(Outbox):
-    """On a disk that says nothing before `back` is set."""
+    """An outbox on a disk that hangs until `back` is set."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, KEY)
@@ -277,7 +279,7 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging
     outbox.back.set()
 
 
-def test_a_disk_that_hangs_holds_up_neither_start_nor_end(
+def test_a_disk_that_hangs_delays_neither_start_nor_stop(
     hanging: Hanging, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def life() -> None:
@@ -301,7 +303,7 @@ def test_a_disk_that_hangs_holds_up_neither_start_nor_end(
     assert "has not answered within" in caplog.text
 
 
-def test_what_a_slow_disk_has_is_gone_on_with_later(hanging: Hanging) -> None:
+def test_reports_on_a_slow_disk_are_resumed_later(hanging: Hanging) -> None:
     for name in ("a", "runs again"):
         Outbox(hanging.folder, KEY).keep(JobReport(job_id=name, body=name.encode()))
     platform = Platform(Verdict.TAKEN)
@@ -319,7 +321,7 @@ def test_what_a_slow_disk_has_is_gone_on_with_later(hanging: Hanging) -> None:
     assert not os.listdir(hanging.folder)
 
 
-def test_a_report_that_is_written_too_late_is_deleted(hanging: Hanging) -> None:
+def test_a_report_written_after_its_delivery_is_deleted(hanging: Hanging) -> None:
     async def life() -> None:
         reports = reports_of(Platform(Verdict.REFUSED, Verdict.TAKEN), hanging)
         await reports.deliver(JobReport(job_id="a", body=b"x"))
@@ -333,7 +335,7 @@ def test_a_report_that_is_written_too_late_is_deleted(hanging: Hanging) -> None:
     assert not os.listdir(hanging.folder)
 
 
-def test_a_volume_that_hangs_counts_as_none(
+def test_without_an_answer_of_the_volume_local_disk_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back = threading.Event()

@@ -1,4 +1,4 @@
-"""What counts as taken; the server is real."""
+"""Which answers mean that a report is accepted; the server is real."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from flashpool.frontends.qb.platform_posts import Addresses, PlatformPosts, Verd
 
 
 def posted(status: int, location: str = "") -> tuple[Verdict, list[tuple[str, str]]]:
-    """The verdict of a report that is answered so, and what reached the server."""
+    """Post a report that is answered so; return the verdict and what reached the server."""
     asked: list[tuple[str, str]] = []
 
     async def done(request: web.Request) -> web.Response:
@@ -32,7 +32,7 @@ def posted(status: int, location: str = "") -> tuple[Verdict, list[tuple[str, st
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             at = f"http://127.0.0.1:{runner.addresses[0][1]}/done/$ID?gpu=x"
-            # The resolver that is usual with aiodns starts a thread that stays.
+            # Where aiodns is installed, aiohttp's default resolver starts a thread that never exits.
             connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
             async with aiohttp.ClientSession(connector=connector) as session:
                 posts = PlatformPosts(session, Addresses(done=at, stream=None))
@@ -48,17 +48,17 @@ def posted(status: int, location: str = "") -> tuple[Verdict, list[tuple[str, st
     [(200, Verdict.TAKEN), (204, Verdict.TAKEN), (302, Verdict.REFUSED), (401, Verdict.REFUSED),
      (404, Verdict.UNKNOWN), (410, Verdict.GONE), (413, Verdict.TOO_LARGE), (500, Verdict.REFUSED)],
 )  # fmt: skip
-def test_a_status_is_a_verdict(status: int, verdict: Verdict) -> None:
+def test_each_status_has_a_verdict(status: int, verdict: Verdict) -> None:
     assert posted(status) == (verdict, [("/done/a", "{}")])
 
 
 @pytest.mark.parametrize("status", [301, 302, 303])
-def test_a_redirect_that_drops_the_report_is_no_success(status: int) -> None:
-    """A proxy's login page, say."""
+def test_a_redirect_that_drops_the_report_is_refused(status: int) -> None:
+    """Such as a redirect to the login page of a proxy."""
     verdict, asked = posted(status, "/other")
     assert asked[1:] == [("/other", "")]
     assert verdict is Verdict.REFUSED
 
 
-def test_one_that_carries_it_on_is() -> None:
+def test_a_redirect_that_keeps_the_report_is_followed() -> None:
     assert posted(307, "/other") == (Verdict.TAKEN, [("/done/a", "{}"), ("/other", "{}")])

@@ -1,4 +1,4 @@
-"""What becomes of a poll whose answer is slow, stalls or breaks off; the server writes it by hand."""
+"""Polls whose answer is slow, stalls or is cut off; the server is scripted."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def taken(answer: Answer, *, cancel_s: float | None = None) -> Taken:
-    """What one poll brings."""
+    """Return the result of one poll."""
     served: list[asyncio.Future[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -34,7 +34,7 @@ def taken(answer: Answer, *, cancel_s: float | None = None) -> Taken:
     async def take() -> Taken:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        # The resolver that is usual with aiodns starts a thread that stays.
+        # Where aiodns is installed, aiohttp's default resolver starts a thread that never exits.
         connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
         taker = Taker(lambda _wanted: f"http://127.0.0.1:{port}/job-take/pod?x=y")
         try:
@@ -66,14 +66,14 @@ async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     await reader.read()
 
 
-def test_an_answer_may_take_longer_than_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The platform has given the job away when it begins to answer."""
+def test_an_answer_that_has_begun_may_outlast_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the platform begins to answer, the job is assigned to this worker."""
     monkeypatch.setattr(polling, "POLL_S", 0.3)
     assert taken(drip).jobs == [Job(id="a", input=b'"xyz"')]
 
 
 @pytest.mark.parametrize("answer", [half, stall])
-def test_an_answer_that_breaks_off_is_told(
+def test_an_answer_that_is_cut_off_is_logged(
     answer: Answer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(polling, "_STALL_S", 0.2)
@@ -83,13 +83,13 @@ def test_an_answer_that_breaks_off_is_told(
     assert "and they are lost" in caplog.text
 
 
-def test_so_is_one_that_there_is_no_time_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_that_is_cancelled_is_logged_as_lost(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(asyncio.TimeoutError):
         taken(stall, cancel_s=0.2)
     assert "and they are lost" in caplog.text
 
 
-def test_a_poll_without_an_answer_lost_nothing(
+def test_a_poll_without_an_answer_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(polling, "POLL_S", 0.2)
@@ -99,7 +99,7 @@ def test_a_poll_without_an_answer_lost_nothing(
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"{}", b'[{"input":1}]', b"", b"5"])
-def test_an_answer_without_a_job_is_not_asked_for_again_at_once(body: bytes) -> None:
+def test_the_next_poll_after_an_empty_answer_is_delayed(body: bytes) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
@@ -109,7 +109,9 @@ def test_an_answer_without_a_job_is_not_asked_for_again_at_once(body: bytes) -> 
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refusal_names_the_key(status: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_error_of_a_refused_poll_names_the_key(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
 

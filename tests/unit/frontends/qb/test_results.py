@@ -30,7 +30,7 @@ def report_of(outcome: Outcome, limit: int = 10_000, spill: Spill | None = None)
     return decoded
 
 
-def test_a_result_has_no_error_and_a_failure_has() -> None:
+def test_only_a_failure_has_an_error_field() -> None:
     fine = report_of(Outcome(body=b"5", format="json"))
     assert fine["output"]["json_result"] == 5
     assert "error" not in fine
@@ -52,7 +52,7 @@ def test_a_result_that_is_too_large_fails_with_sizes_and_keeps_its_output() -> N
 
 @pytest.mark.parametrize("form", ["json", "stream"])
 @pytest.mark.parametrize("spills", [False, True])
-def test_an_output_that_is_too_large_is_cut_and_the_result_stays(
+def test_output_that_is_too_large_is_cut_and_the_result_stays(
     tmp_path: Path, form: str, spills: bool
 ) -> None:
     body = b"" if form == "stream" else b"5"
@@ -65,7 +65,7 @@ def test_an_output_that_is_too_large_is_cut_and_the_result_stays(
     assert not os.listdir(tmp_path)
 
 
-def test_a_job_without_an_environment_tells_how_that_came() -> None:
+def test_a_job_without_an_environment_reports_the_build() -> None:
     outcome = Outcome(
         error_type="EnvironmentError",
         error="no",
@@ -93,8 +93,8 @@ def test_a_result_that_is_too_large_is_spilled(tmp_path: Path, form: str) -> Non
 
 
 @pytest.mark.parametrize("form", ["json", "pickle"])
-def test_a_large_result_is_not_held_twice(tmp_path: Path, form: str) -> None:
-    """Of a gigabyte, each copy is one too many."""
+def test_a_large_result_is_not_copied(tmp_path: Path, form: str) -> None:
+    """Results may have a gigabyte, so each copy matters."""
     body = b'"%s"' % (b"x" * 20_000_000)
     if form == "pickle":
         body = base64.b64encode(body)
@@ -111,14 +111,14 @@ def test_a_large_result_is_not_held_twice(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize(
     "body", [b"A" * 19_999 + b"!", b"A" * 20_001, b"AA==" + b"A" * 20_000, b"A" * 20_000 + b"A==="]
 )
-def test_what_is_no_result_is_not_spilled(tmp_path: Path, body: bytes) -> None:
+def test_a_malformed_result_is_not_spilled(tmp_path: Path, body: bytes) -> None:
     found = report_of(Outcome(body=body, output=b"printed"), spill=Spill(tmp_path, 60))["output"]
     assert found["error_type"] == "WorkerCrashed"
     assert found["stdout"] == "printed"
     assert not os.listdir(tmp_path)
 
 
-def test_a_volume_that_hangs_holds_up_no_report(
+def test_a_volume_that_hangs_delays_no_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back = threading.Event()
@@ -138,7 +138,7 @@ def test_a_volume_that_hangs_holds_up_no_report(
         back.set()
 
 
-def test_a_volume_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_volume_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     outcome = Outcome(body=b'"%s"' % (b"x" * 20_000), format="json")
     found = report_of(outcome, spill=Spill(tmp_path / "file" / "x", 60))

@@ -1,4 +1,4 @@
-"""What strangers write where reports and results are kept: it is not read, posted or followed."""
+"""Untrusted files among reports and results are not read, posted or followed."""
 
 import asyncio
 import errno
@@ -24,14 +24,14 @@ from support.waiting import until
 
 KEY = b"key"
 A = JobReport(job_id="a", body=b"{}")
-#: Where the report of that job lies.
+#: The file name of that job's report.
 NAME = "ca978112ca1bbdcafac231b39a23dc4d.json"
 LONG_AGO = (1, 1)
 
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """The machine's own files, which links on the volume lead to."""
+    """Files of this machine, which planted links on the volume point to."""
     made = tmp_path / "victim"
     made.mkdir()
     for name in ("precious.json", "half.new", f"{'0' * 32}.01234567.new", NAME, "j-01234567.pkl"):
@@ -51,7 +51,7 @@ def worker(place: Path, name: str = "pod", key: bytes = KEY) -> Outbox:
 
 
 @pytest.mark.parametrize("level", ["outbox", "outbox/endpoint", "outbox/endpoint/pod"])
-def test_a_link_in_the_way_to_an_outbox_leads_nowhere(
+def test_links_in_the_path_of_an_outbox_are_not_followed(
     level: str, tmp_path: Path, victim: Path
 ) -> None:
     link = tmp_path / level
@@ -67,7 +67,7 @@ def test_a_link_in_the_way_to_an_outbox_leads_nowhere(
     assert whole(victim)
 
 
-def test_what_other_workers_left_is_not_sought_behind_links(tmp_path: Path, victim: Path) -> None:
+def test_deleting_reports_of_lost_workers_follows_no_links(tmp_path: Path, victim: Path) -> None:
     ours = worker(tmp_path)
     ours.keep(A)
     endpoint = ours.folder.parent
@@ -124,7 +124,7 @@ PLANTS = [sparse, sparse_but_small, device, link, pipe, directory, deep, odd]
 
 
 @pytest.mark.parametrize("plant", PLANTS)
-def test_what_is_no_report_ends_no_worker(
+def test_malformed_reports_are_ignored(
     plant: Plant, tmp_path: Path, victim: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours = worker(tmp_path)
@@ -160,14 +160,14 @@ def test_a_forged_report_is_not_posted(
     asyncio.run(asyncio.wait_for(go_on(), 20))
     assert [post.body for post in platform.posts] == [b"result"]
     assert "is not posted" in caplog.text
-    # It stays for a while: another version of this worker may know it.
+    # The file stays for a while: another version of this worker may understand it.
     os.utime(ours.folder / NAME, LONG_AGO)
     assert list(ours.waiting(60)) == []
     assert os.listdir(ours.folder) == []
 
 
-def test_a_report_counts_in_its_own_place_only(tmp_path: Path) -> None:
-    """Else what one worker was to report could be laid down as another's, or another job's."""
+def test_a_report_is_valid_only_in_its_own_place(tmp_path: Path) -> None:
+    """Otherwise a report could be copied to another worker, or to another job."""
     ours, other = worker(tmp_path), worker(tmp_path, "other")
     ours.keep(A)
     other.keep(JobReport(job_id="b", body=b"{}"))
@@ -185,7 +185,7 @@ def test_a_report_counts_in_its_own_place_only(tmp_path: Path) -> None:
     assert list(worker(tmp_path, key=b"another").waiting(60)) == []
 
 
-def test_no_more_is_taken_up_than_may_wait(
+def test_the_number_of_resumed_reports_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "_MOST", 3)
@@ -200,7 +200,7 @@ def test_no_more_is_taken_up_than_may_wait(
 
 
 @pytest.mark.parametrize("ahead", [2 * 86400.0, -2 * 86400.0])
-def test_a_clock_that_is_days_off_deletes_nobody_s_results(
+def test_a_clock_that_is_days_off_deletes_no_results(
     ahead: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, other = worker(tmp_path), worker(tmp_path, "other")
@@ -219,7 +219,7 @@ def test_a_clock_that_is_days_off_deletes_nobody_s_results(
 
 
 @pytest.mark.parametrize("plant", [directory, link, pipe])
-def test_what_lies_in_the_place_of_a_lock_is_replaced(
+def test_anything_in_place_of_a_lock_is_replaced(
     plant: Plant, tmp_path: Path, victim: Path
 ) -> None:
     plant(tmp_path / "worker.lock", victim)
@@ -230,7 +230,7 @@ def test_what_lies_in_the_place_of_a_lock_is_replaced(
     assert whole(victim)
 
 
-def test_what_a_killed_process_left_of_its_looks_at_the_clock_goes(tmp_path: Path) -> None:
+def test_clock_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     ours, lost, results = worker(tmp_path), worker(tmp_path, "lost"), tmp_path / "results"
     ours.keep(A)
     lost.folder.mkdir()
@@ -251,7 +251,7 @@ def test_what_a_killed_process_left_of_its_looks_at_the_clock_goes(tmp_path: Pat
 # -- Results ------------------------------------------------------------------------------
 
 
-def test_old_results_are_deleted_and_nothing_else(tmp_path: Path, victim: Path) -> None:
+def test_only_old_results_are_deleted(tmp_path: Path, victim: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
     ours = [results / f"{'j' * 80}-01234567{suffix}" for suffix in (".json", ".pkl", ".new")]
@@ -270,7 +270,7 @@ def test_old_results_are_deleted_and_nothing_else(tmp_path: Path, victim: Path) 
     assert whole(victim)
 
 
-def test_a_link_in_the_place_of_the_results_leads_nowhere(tmp_path: Path, victim: Path) -> None:
+def test_a_link_in_place_of_the_results_folder_is_replaced(tmp_path: Path, victim: Path) -> None:
     (tmp_path / "results").symlink_to(victim)
     spill = Spill(tmp_path / "results", 60)
     _, reference = spill.spilled("job", Outcome(body=b'"result"', format="json"))
@@ -283,7 +283,7 @@ def test_a_link_in_the_place_of_the_results_leads_nowhere(tmp_path: Path, victim
 # -- The key ------------------------------------------------------------------------------
 
 
-def test_a_worker_s_key_is_the_volume_s_or_the_platform_s_or_the_machine_s(
+def test_the_key_comes_from_the_volume_the_platform_or_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RUNPOD_AI_API_KEY", raising=False)
@@ -308,7 +308,7 @@ def test_a_worker_s_key_is_the_volume_s_or_the_platform_s_or_the_machine_s(
     assert key() not in {machine, volume, platform}
 
 
-def test_a_machine_that_keeps_no_key_signs_for_one_process(
+def test_without_a_stored_key_each_process_has_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("RUNPOD_AI_API_KEY", raising=False)
@@ -318,7 +318,7 @@ def test_a_machine_that_keeps_no_key_signs_for_one_process(
     assert "A later process cannot find the reports" in caplog.text
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_fd: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

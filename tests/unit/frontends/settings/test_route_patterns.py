@@ -38,7 +38,7 @@ def best(text: str, method: str, template: str) -> str:
         ("*", "/anything/{at:path}", True),
     ],
 )
-def test_a_pattern_covers_templates(pattern: str, template: str, covers: bool) -> None:
+def test_a_pattern_matches_route_templates(pattern: str, template: str, covers: bool) -> None:
     assert RoutePattern.parse(pattern).covers(segments_of(template)) is covers
 
 
@@ -59,7 +59,7 @@ def test_a_pattern_covers_templates(pattern: str, template: str, covers: bool) -
         ("websocket /chat=idle, *=all", WEBSOCKET, "/chat", "idle"),
     ],
 )
-def test_the_most_specific_pattern_wins_in_whatever_order(
+def test_the_most_specific_pattern_wins_in_any_order(
     text: str, method: str, template: str, expected: str
 ) -> None:
     assert best(text, method, template) == expected
@@ -85,7 +85,7 @@ def test_the_most_specific_pattern_wins_in_whatever_order(
         ("*=1, *=2", ["in '*=2'"]),
     ],
 )
-def test_a_wrong_part_is_named(text: str, words: list[str]) -> None:
+def test_an_invalid_part_is_named(text: str, words: list[str]) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_environ({"FLASHPOOL_ROUTE_TIMEOUTS": text})
     for word in ["FLASHPOOL_ROUTE_TIMEOUTS", *words]:
@@ -97,7 +97,7 @@ def test_too_many_rules_are_refused() -> None:
         parse_rules(",".join(f"/{n}=1" for n in range(1001)), str)
 
 
-def test_values() -> None:
+def test_values_are_parsed() -> None:
     limits = ROUTE_TIMEOUTS.parse("POST /train=600, GET /forever=none,\n *=2.5,")
     assert [rule.value for rule in limits] == [600.0, None, 2.5]
     assert str(limits) == "POST /train=600, GET /forever=none, *=2.5"

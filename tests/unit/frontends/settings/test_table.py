@@ -8,28 +8,28 @@ from flashpool.frontends.settings.table import Settings, SettingsError, table, u
 from flashpool.frontends.settings.worker_env import worker_env
 
 
-def test_defaults_suit_a_machine_of_ones_own() -> None:
+def test_defaults_suit_a_developers_machine() -> None:
     settings = Settings.from_environ({})
     assert (settings.host, settings.port, settings.admin_host) == ("127.0.0.1", 8000, "127.0.0.1")
     assert settings.base_python == sys.executable
     assert set(settings.origins.values()) == {"default"}
 
 
-def test_every_field_is_a_row_with_words() -> None:
+def test_every_field_has_a_row_with_an_explanation() -> None:
     rows = table()
     fields = {field.name for field in dataclasses.fields(Settings)}
     assert fields - set(rows) == {"origins", "worker_env", "on_pod"}
     assert all(row.meaning.endswith(".") and row.kind.accepts for row in rows.values())
 
 
-def test_the_environment_wins_and_is_remembered() -> None:
+def test_variables_override_defaults_and_their_origin_is_recorded() -> None:
     settings = Settings.from_environ({"FLASHPOOL_PORT": " 18080 ", "FLASHPOOL_SLOTS": ""})
     assert settings.port == 18080
     assert settings.origins["port"] == "environment"
     assert settings.origins["slots"] == "default"
 
 
-def test_all_wrong_values_are_told_at_once() -> None:
+def test_all_invalid_values_are_reported_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_environ(
             {"FLASHPOOL_PORT": "70000", "FLASHPOOL_GRACE_S": "soon", "FLASHPOOL_SPARES": "1_0"}
@@ -59,12 +59,12 @@ def test_all_wrong_values_are_told_at_once() -> None:
         ("TOKEN", "ünicode"),
     ],
 )
-def test_refused(name: str, text: str) -> None:
+def test_invalid_values_are_refused(name: str, text: str) -> None:
     with pytest.raises(SettingsError, match=f"^FLASHPOOL_{name}="):
         Settings.from_environ({f"FLASHPOOL_{name}": text})
 
 
-def test_a_wrong_secret_is_not_shown() -> None:
+def test_an_invalid_secret_is_not_shown() -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_environ({"FLASHPOOL_TOKEN": "hush hush"})
     assert "hush" not in str(caught.value)
@@ -90,7 +90,7 @@ def test_lists_are_split_and_deduplicated() -> None:
         ("mappings,untried", ("mappings", "untried")),
     ],
 )
-def test_memory_tricks_are_all_some_or_none(text: str | None, tricks: tuple[str, ...]) -> None:
+def test_memory_tricks_are_parsed(text: str | None, tricks: tuple[str, ...]) -> None:
     environ = {} if text is None else {"FLASHPOOL_MEMORY_TRICKS": text}
     assert Settings.from_environ(environ).to_pool_config().memory_tricks == tricks
 
@@ -102,7 +102,7 @@ def test_unknown_variables_get_a_hint() -> None:
     assert "flashpool settings" in sentences[1]
 
 
-def test_every_variable_reaches_the_pool_config() -> None:
+def test_settings_reach_the_pool_config() -> None:
     config = Settings.from_environ(
         {"FLASHPOOL_OUTPUT_LIMIT_KB": "3", "FLASHPOOL_SPARES": "2", "FLASHPOOL_MEMORY_MB": "64"}
     ).to_pool_config()
@@ -110,7 +110,7 @@ def test_every_variable_reaches_the_pool_config() -> None:
     assert variable("port") == "FLASHPOOL_PORT"
 
 
-def test_a_pod_has_other_defaults_and_is_overruled() -> None:
+def test_a_pod_has_other_defaults_that_settings_override() -> None:
     pod = {
         "RUNPOD_POD_ID": "p1",
         "PORT": "80",
@@ -131,7 +131,7 @@ def test_a_pod_has_other_defaults_and_is_overruled() -> None:
     assert ours.host == "127.0.0.1"
 
 
-def test_a_wrong_platform_port_says_where_it_comes_from() -> None:
+def test_the_error_for_a_platforms_port_names_its_origin() -> None:
     with pytest.raises(SettingsError, match="from the pod"):
         Settings.from_environ({"RUNPOD_POD_ID": "p1", "PORT": "eighty"})
 
@@ -153,7 +153,7 @@ class TestWorkerEnvironment:
         "FLASHPOOL_EXTRA_INDEX_URLS": "https://me:secret@host/",
     }
 
-    def test_only_what_is_allowed(self) -> None:
+    def test_only_allowed_variables_are_passed(self) -> None:
         assert set(worker_env(self.environ, ())) == {
             "PATH",
             "LC_ALL",
@@ -161,7 +161,7 @@ class TestWorkerEnvironment:
             "HF_HOME",
         }
 
-    def test_patterns_add(self) -> None:
+    def test_patterns_add_variables(self) -> None:
         assert {"MY_A", "MY_B"} <= set(worker_env(self.environ, ("MY_*",)))
 
     def test_secrets_match_no_pattern(self) -> None:
@@ -188,7 +188,7 @@ def test_a_secret_may_be_in_a_file(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "\n"])
-def test_a_secret_s_file_that_holds_none_guards_nothing(tmp_path, text) -> None:
+def test_a_secret_file_without_a_secret_is_refused(tmp_path, text) -> None:
     path = tmp_path / "token"
     if text is not None:
         path.write_text(text)

@@ -9,7 +9,7 @@ def known(exemplars: Exemplars) -> set[str]:
     return {name for name in PHASES for one in buckets if exemplars.get(name, one)}
 
 
-def test_the_bucket_is_that_of_the_histogram() -> None:
+def test_an_exemplars_bucket_is_that_of_the_histogram() -> None:
     for seconds in (0.0, 0.0005, 0.0006, 0.5, 3600.0, 1e6):
         exemplars, histogram = Exemplars(), Histogram()
         exemplars.add(Receipt(total_s=seconds, attempts=1), "a", 1.0)
@@ -17,7 +17,7 @@ def test_the_bucket_is_that_of_the_histogram() -> None:
         assert exemplars.get("total", histogram.counts.index(1)) == ("a", seconds, 1.0)
 
 
-def test_the_latest_call_of_a_bucket() -> None:
+def test_a_bucket_keeps_its_latest_call() -> None:
     exemplars = Exemplars()
     for name, seconds in (("a", 0.3), ("b", 0.4), ("c", 0.6)):
         exemplars.add(Receipt(run_s=seconds, attempts=1), name, 1.0)
@@ -25,7 +25,7 @@ def test_the_latest_call_of_a_bucket() -> None:
     assert [one.trace_id for one in found if one] == ["b", "c"]
 
 
-def test_only_phases_that_are_counted() -> None:
+def test_only_counted_phases_have_exemplars() -> None:
     pool = {"queue", "start", "run", "exit", "total"}
     for receipt, phases in (
         (Receipt(attempts=1), pool),

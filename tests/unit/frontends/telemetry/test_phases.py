@@ -35,8 +35,8 @@ def test_the_environment_s_phases_come_first_and_the_pool_s_last() -> None:
         {},
     ],
 )
-def test_no_phase_is_outside_its_call(seconds: dict[str, float]) -> None:
-    """Clocks differ: a receipt has the monotonic one, a span that of the world."""
+def test_no_phase_begins_or_ends_outside_its_call(seconds: dict[str, float]) -> None:
+    """A receipt uses the monotonic clock, and a span uses wall-clock time."""
     found = timeline(receipt(**seconds), 10 * S, 12 * S)
     edges = [10 * S, *(edge for one in found for edge in (one.start, one.end)), 12 * S]
     assert edges == sorted(edges)
@@ -53,7 +53,7 @@ def test_no_phase_is_outside_its_call(seconds: dict[str, float]) -> None:
         ({"error_type": "WorkerCrashed"}, "exit"),
     ],
 )
-def test_the_phase_that_failed(outcome: dict[str, Any], phase: str) -> None:
+def test_the_phase_that_failed_is_marked(outcome: dict[str, Any], phase: str) -> None:
     found = timeline(receipt(queue=1, run=1, exit=1, total=3), 0, 3 * S)
     assert failed_phase(Outcome(**outcome), found) == phase
     assert failed_phase(Outcome(error_type="Overloaded"), []) == ""

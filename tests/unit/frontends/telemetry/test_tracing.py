@@ -36,7 +36,7 @@ class Kept(SpanExporter):
 
 
 def traced(outcome: Outcome, call_id: int = 7, *, label: str = "f") -> list[ReadableSpan]:
-    """The spans of one call, as they are exported."""
+    """Return the exported spans of one call."""
     kept = Kept()
 
     async def run() -> None:
@@ -58,7 +58,7 @@ def test_a_server_without_telemetry_imports_none_of_it() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_the_receipt_s_phases_are_spans_below_the_call_s() -> None:
+def test_phases_of_the_receipt_are_child_spans_of_the_call() -> None:
     seconds = {"queue_s": 0.1, "start_s": 0.2, "run_s": 0.3, "total_s": 0.6}
     span, *phases = traced(Outcome(receipt=Receipt(attempts=1, pid=5, **seconds)))
     assert span.context.trace_id == int(CALLER["traceparent"][3:35], 16)
@@ -67,7 +67,7 @@ def test_the_receipt_s_phases_are_spans_below_the_call_s() -> None:
     assert len({one.context.span_id for one in (span, *phases)}) == 1 + len(phases)
 
 
-def test_a_call_that_was_refused_has_a_span_of_its_own() -> None:
+def test_a_refused_call_has_a_span() -> None:
     error = Overloaded("the queue is full")
     (span,) = traced(Outcome(error_type=type(error).__name__, error=error.message), call_id=0)
     assert span.attributes is not None
@@ -76,13 +76,13 @@ def test_a_call_that_was_refused_has_a_span_of_its_own() -> None:
     assert "the queue is full" not in span.to_json()
 
 
-def test_names_that_user_code_chose_are_cut() -> None:
+def test_names_chosen_by_user_code_are_truncated() -> None:
     span, *_ = traced(Outcome(error_type="E" * 10_000, from_user=True))
     assert span.attributes is not None
     assert len(str(span.attributes["error.type"])) == 300
 
 
-def test_who_traces_may_be_said_by_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_service_name_can_be_set_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
     (span,) = traced(Outcome())
     assert span.resource.attributes["service.name"] == "flashpool"
@@ -112,7 +112,7 @@ def test_exporters_by_name() -> None:
         ("OTEL_TRACES_EXPORTER", "elsewhere", "'elsewhere' is not installed"),
     ],
 )
-def test_a_mistake_in_the_variables_stops_no_server(
+def test_invalid_variables_do_not_prevent_the_start(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     name: str,
@@ -125,7 +125,7 @@ def test_a_mistake_in_the_variables_stops_no_server(
     assert said in caplog.text
 
 
-def test_without_an_exporter_calls_still_have_their_places(
+def test_without_an_exporter_calls_still_get_a_trace_context(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")

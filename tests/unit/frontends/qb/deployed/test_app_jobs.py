@@ -23,7 +23,7 @@ from support.waiting import until
 
 
 class StandInApp:
-    """An app in whatever state."""
+    """An app whose state a test sets."""
 
     def __init__(self) -> None:
         self.state = AppState.LOADING
@@ -37,7 +37,7 @@ class StandInApp:
 
 
 class AppPool(StandInPool):
-    """A pool with one."""
+    """A pool that opens stand-in apps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Deployed:
 
 
 class Prepared:
-    """What preparing brings."""
+    """The result of preparing an app."""
 
     deployed = Deployed()
     neighbours = None
@@ -81,7 +81,7 @@ class Prepared:
 
 
 class Source:
-    """Fails so often, then has it."""
+    """A source that raises the given errors, then succeeds."""
 
     resource = "r"
 
@@ -128,7 +128,9 @@ def with_jobs(source: Source, check: Callable[[AppJobs, AppPool], Any], **variab
 
 
 @pytest.mark.parametrize(("variables", "most"), [({}, 6), ({"FLASHPOOL_QB_CONCURRENCY": "4"}, 4)])
-def test_as_many_as_run_together_once_it_is_loaded(variables: dict[str, str], most: int) -> None:
+def test_a_loaded_app_takes_as_many_jobs_as_run_together(
+    variables: dict[str, str], most: int
+) -> None:
     async def check(jobs: AppJobs, pool: AppPool) -> None:
         assert pool.opened[0].jobs
         assert (pool.opened[0].concurrency, pool.opened[0].threads) == (3, 3)
@@ -139,7 +141,7 @@ def test_as_many_as_run_together_once_it_is_loaded(variables: dict[str, str], mo
     with_jobs(Source(), check, **variables)
 
 
-def test_what_cannot_pass_fails_jobs_and_what_may_takes_none_until_it_is_too_late() -> None:
+def test_permanent_failures_fail_jobs_and_temporary_ones_pause_taking() -> None:
     async def check(jobs: AppJobs, pool: AppPool) -> None:
         pool.app.state = AppState.FAILED
         assert jobs.room(0) == 6
@@ -162,7 +164,7 @@ def test_what_cannot_pass_fails_jobs_and_what_may_takes_none_until_it_is_too_lat
     [(ArtifactMissing("no archive"), 0), (ResourceRefused("no such"), 1), (OSError("odd"), 0)],
     ids=lambda value: type(value).__name__,
 )
-def test_an_app_that_cannot_be_prepared(error: Exception, room: int) -> None:
+def test_an_app_that_cannot_be_prepared_fails_jobs(error: Exception, room: int) -> None:
     async def check(jobs: AppJobs, pool: AppPool) -> None:
         assert jobs.room(0) == room
         outcome = await one(jobs)
@@ -173,7 +175,9 @@ def test_an_app_that_cannot_be_prepared(error: Exception, room: int) -> None:
     with_jobs(Source(error), check)
 
 
-def test_it_is_tried_again_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preparing_is_retried_without_waiting_for_the_archive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("flashpool.frontends.qb.deployed.app_jobs._PAUSES_S", (0.001,))
     source = Source(ArtifactMissing("1"), ArtifactMissing("1"))
 
@@ -184,7 +188,7 @@ def test_it_is_tried_again_without_waiting(monkeypatch: pytest.MonkeyPatch) -> N
     with_jobs(source, check)
 
 
-def test_an_app_that_cannot_be_loaded_is_replaced_at_a_retry_when_the_artifact_changed(
+def test_a_retry_replaces_a_failed_app_if_the_artifact_changed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = Source()
@@ -226,7 +230,7 @@ def test_an_app_that_cannot_be_loaded_is_replaced_at_a_retry_when_the_artifact_c
     assert caplog.text.count("odd") == 1
 
 
-def test_a_resource_of_routes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_balanced_resource_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Entry, "kind", EntryKind.ASGI)
 
     async def check(jobs: AppJobs, pool: AppPool) -> None:

@@ -1,4 +1,4 @@
-"""What is reported of a deployed app's jobs, beside what the SDK's own loop makes of the same."""
+"""Reports of a deployed app's jobs, compared with what the SDK's own loop reports."""
 
 import asyncio
 import json
@@ -41,26 +41,26 @@ def returned(value: Any) -> Outcome:
      {"refresh_worker": False, "x": 1}, {"success": False, "error": "no", "traceback": "t"}],
     ids=repr,
 )  # fmt: skip
-def test_what_a_handler_returns_means_what_it_means_to_the_sdk(value: Any) -> None:
+def test_return_values_are_reported_as_the_sdk_reports_them(value: Any) -> None:
     assert report(returned(value)) == {
         "output": {}, **asyncio.run(run_job(lambda job: json.loads(json.dumps(value)), {"id": "a"}))
     }  # fmt: skip
 
 
-def test_an_empty_result_is_a_result() -> None:
-    """Without an output, the client returns the platform's whole answer."""
+def test_an_empty_result_has_an_output() -> None:
+    """Without an output field, the client returns the platform's whole answer."""
     assert report(returned({})) == {"output": {}}
 
 
 @pytest.mark.parametrize("more", [{"success": False}, {}], ids=["function", "async"])
-def test_an_exception_without_words_is_a_failure(more: dict[str, Any]) -> None:
+def test_an_exception_without_a_message_is_a_failure(more: dict[str, Any]) -> None:
     told = report(returned({**more, "error": "", "traceback": "Traceback:\n  x\nValueError\n"}))
     assert told["error"] == "ValueError"
     assert told["output"]["traceback"]
     assert "error" not in report(returned({"error": "", "mine": 1}))
 
 
-def test_failures_of_the_pool() -> None:
+def test_failures_of_the_pool_are_reported() -> None:
     told = report(
         Outcome(error_type="WorkerCrashed", error="WorkerCrashed: gone", details={"n": 1})
     )
@@ -79,7 +79,7 @@ def test_a_result_that_is_too_large_is_spilled_or_fails(tmp_path: Path) -> None:
     assert json.loads(Path(reference["path"]).read_bytes()) == {"x": "y" * LIMIT}
 
 
-def test_a_failure_that_is_too_large_is_cut_and_stays_one(tmp_path: Path) -> None:
+def test_a_failure_that_is_too_large_is_truncated(tmp_path: Path) -> None:
     spill = Spill(tmp_path / "results", 60.0)
     told = report(returned({"error": "e" * LIMIT, "traceback": "t" * LIMIT}), spill)
     assert told["error"].startswith("eee")
@@ -88,7 +88,7 @@ def test_a_failure_that_is_too_large_is_cut_and_stays_one(tmp_path: Path) -> Non
     assert told["output"] == {"success": False}
 
 
-def test_a_report_that_the_platform_refuses() -> None:
+def test_a_report_that_the_platform_refuses_is_replaced() -> None:
     made = results()
     refused = made.refused(JobReport(job_id="a", body=json.dumps({"output": "x" * 100}).encode()))
     assert json.loads(refused.body)["output"]["error_type"] == "ResultTooLarge"
@@ -98,7 +98,7 @@ def test_a_report_that_the_platform_refuses() -> None:
     assert len(refused.body) < LIMIT
 
 
-def test_the_debuggers_fields_go_where_fields_can_be() -> None:
+def test_the_debuggers_fields_are_added_to_dicts_only() -> None:
     made = results()
     made.more = lambda: {"rp_debugger": {"a": 1}}
     for value, output in [({"x": 1}, {"x": 1, "rp_debugger": {"a": 1}}), (5, 5)]:
