@@ -1,8 +1,8 @@
 """What an app needs beyond its artifact: a version of Python, and further packages.
 
-    runpod_flash/__init__.py   __version__ -> runpod-flash==<version>: it comes without metadata
-    *.dist-info                what is brought -> a constraint each; not installed once more
-    the operator's settings    what `flash build` leaves out, torch and its like
+    runpod_flash/__init__.py   __version__ -> runpod-flash==<version>; the client has no metadata
+    *.dist-info                a package of the artifact -> a constraint; not installed again
+    the operator's settings    packages that `flash build` leaves out, such as torch
 
 The artifact's versions constrain the further packages: an old pydantic and the newest fastapi, for
 example, do not work together. The module only reads names and one file.
@@ -34,7 +34,7 @@ _MOST_BYTES: Final = 1 << 20
 
 
 def wanted_environment(folder: Path, python: str, further: Iterable[str]) -> AppEnvironment:
-    """The environment of one app; blocking.
+    """Return the environment of one app; blocking.
 
     Raises:
         ManifestRefused: the folder does not say which client it was built with.
@@ -55,14 +55,12 @@ def wanted_environment(folder: Path, python: str, further: Iterable[str]) -> App
 def requirements_beside(
     brought: dict[str, str], client: str, further: Iterable[str]
 ) -> tuple[str, ...]:
-    """Return the requirements to install beside packages of the artifact; uv adds their
-    dependencies.
-    """
-    # Even where the artifact brings the client's metadata, its dependencies are asked for: it may
-    # have been built without some of them.
+    """Return the requirements to install beside the artifact; uv adds their dependencies."""
+    # The client is required even if the artifact contains it with metadata: the artifact may have
+    # been built without some of the client's dependencies.
     wanted = [f"{_CLIENT}=={client}"]
     if "runpod" not in brought:
-        # The client sets no bound, and was written for the first generation.
+        # The client sets no bound, and was written for runpod 1.x.
         wanted.append("runpod<2")
     if "python-multipart" not in brought:
         wanted.append("python-multipart")
@@ -71,9 +69,9 @@ def requirements_beside(
 
 
 def brought_packages(names: Iterable[str]) -> dict[str, str]:
-    """Name -> version of the packages whose metadata lie at the root.
+    """Return name -> version of the packages whose metadata is at the root.
 
-    Without the local part of a version, such as ``+cu128``: an index does not know it.
+    Versions lack their local part, such as ``+cu128``, which an index does not know.
     """
     found = {}
     for name in names:

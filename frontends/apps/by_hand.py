@@ -1,6 +1,4 @@
-"""Chooses contract and resource of an app that is served without a platform, from a directory or an
-archive.
-"""
+"""Chooses contract and resource of an app that is served without the platform."""
 
 from __future__ import annotations
 
@@ -16,18 +14,16 @@ __all__ = ["chosen_resource", "contract_by_hand"]
 
 
 def contract_by_hand(folder: Path, environ: Mapping[str, str]) -> Contract:
-    """Choose by the manifest; without a known manifest, serve the handlers in the
-    folder. Blocking.
-    """
+    """Choose by the manifest; without a known one, serve the handlers in the folder. Blocking."""
     found = contract_of(folder, environ)
     return found if (folder / found.MANIFEST).exists() else HandlerFolder()
 
 
 def chosen_resource(contract: Contract, folder: Path, named: str) -> str:
-    """The resource that is named, or the only one with routes; blocking.
+    """Return the resource that is named, else the only load-balanced one; blocking.
 
     Raises:
-        AppError: the manifest cannot be read, it has no such resource, or none or several have routes.
+        AppError: the manifest cannot be read, lacks the resource, or has not exactly one to choose.
     """
     resources = contract.summary(folder).resources
     if named:

@@ -1,10 +1,11 @@
-"""Compiled modules that the app's Python cannot load, known from their names alone.
+"""Finds compiled modules that the app's Python cannot load, by their names alone.
 
     numpy/core/_multiarray.cpython-312-x86_64-linux-gnu.so   says Python 3.12 on x86_64 Linux
     numpy-2.1.0.dist-info/WHEEL: Tag: cp312-cp312-...        says the same of a whole package
 
-Such modules refuse nothing, because some packages deliberately carry a module for several Pythons.
-If loading fails, the failure mentions them: the packages' own errors seldom mention another Python.
+An app with such modules is loaded all the same, because some packages deliberately contain a
+module for several Pythons. If loading fails, the error names these modules: the packages' own
+errors seldom mention another Python.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .regular_files import read_regular
 
 __all__ = ["ForeignModule", "explain_foreign", "find_foreign", "foreign_modules"]
 
-#: `name.<tag>.so`, or `.pyd` on Windows; without a tag nothing is known.
+#: `name.<tag>.so`, or `.pyd` on Windows; a name without a tag says nothing.
 _MODULE: Final = re.compile(r"(?P<stem>[^.]+)(?:\.(?P<tag>[^/]+))?\.(?P<end>so|pyd)")
 _CPYTHON: Final = re.compile(
     r"(?:cpython-|cp)(?P<major>\d)(?P<minor>\d+)(?P<flags>[a-z]*)(?:-(?P<platform>.+))?"
@@ -36,13 +37,13 @@ _MOST_BYTES: Final = 1 << 16
 class ForeignModule:
     """A file that says it is for another Python or another platform."""
 
-    #: From the app's directory.
+    #: Path relative to the app's directory.
     file: str
     tag: str
 
 
 def find_foreign(folder: Path, python: str) -> list[ForeignModule]:
-    """Look through an unpacked app; blocking."""
+    """Return the foreign modules of an unpacked app; blocking."""
     files = list(_files(folder))
     found = foreign_modules((name for name in files if name.endswith((".so", ".pyd"))), python)
     wheels = [name for name in files if name.endswith(".dist-info/WHEEL") and name.count("/") == 1]
@@ -50,9 +51,7 @@ def find_foreign(folder: Path, python: str) -> list[ForeignModule]:
 
 
 def foreign_modules(files: Iterable[str], python: str, machine: str = "") -> list[ForeignModule]:
-    """Return modules without a variant for a Python such as ``3.12``, on Linux and this
-    processor.
-    """
+    """Return modules without a variant for a Python such as ``3.12`` on this machine."""
     machine = machine or platform.machine()
     variants: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for file in files:
@@ -72,18 +71,18 @@ def foreign_modules(files: Iterable[str], python: str, machine: str = "") -> lis
 def _fits(tag: str, python: str, machine: str) -> bool:
     matched = _CPYTHON.fullmatch(tag)
     if matched is None:
-        # `abi3` fits every Python; of other tags nothing is known, but for those of others.
+        # `abi3` fits every Python. Other tags count as fitting, except those of other interpreters.
         return not tag.startswith(("pypy", "graalpy", "windows"))
     if f"{matched['major']}.{matched['minor']}" != ".".join(python.split(".")[:2]):
         return False
-    if "t" in matched["flags"]:  # without the interpreter's lock: another binary interface
+    if "t" in matched["flags"]:  # free-threaded: another binary interface
         return False
     where = matched["platform"] or ""
     return not where or (where.startswith(f"{machine}-linux") and "musl" not in where)
 
 
 def _of_wheel(folder: Path, name: str, python: str) -> Iterator[ForeignModule]:
-    """A package whose every tag is for another Python; its modules may carry no tag."""
+    """Yield a package if all its tags are for another Python; its modules may lack tags."""
     try:
         text = read_regular(folder / name, _MOST_BYTES)
     except OSError:

@@ -1,10 +1,10 @@
-"""The seam between generations of the client: what every artifact becomes, whatever it looks like.
+"""The seam between generations of the client: every artifact becomes a `DeployedApp`.
 
     folder + resource --a Contract--> DeployedApp
                                         source       the folder that goes on sys.path
-                                        environment  what the folder lacks, and the Python it wants
-                                        entry        a file and a name in it
-                                        answer       the form its answers take
+                                        environment  packages that the folder lacks, and a Python
+                                        entry        a file and a name in that file
+                                        answer       the form of its answers
 
 Code that runs, limits, logs and streams an app knows these four values and no format. A contract is
 one module with a class such as `Contract`; only `generations` chooses between contracts.
@@ -53,18 +53,16 @@ class AnswerForm(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppEntry:
-    """Where execution begins. The file is loaded by its path: its name may be no valid
-    module name.
-    """
+    """Where execution begins. The file is loaded by path: its name may not be an identifier."""
 
     kind: EntryKind
     file: Path
     attribute: str
-    #: Jobs that run together, at most; of no meaning for HTTP.
+    #: Most jobs that run at the same time; unused for HTTP.
     concurrency: int
     #: Whether the application offers ``POST /execute``, which is removed from it.
     has_execute: bool
-    #: A module of the runtime's that finds the application, in place of the file.
+    #: A module of the worker's runtime that finds the application, in place of the file.
     module: str = ""
     #: Variables that configure that module; it removes them from the environment.
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -72,14 +70,14 @@ class AppEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppEnvironment:
-    """The key of an environment: two apps that agree in all of this share one."""
+    """The key of an environment: two apps with equal keys share one environment."""
 
-    #: Empty: any.
+    #: A version; empty: any.
     python: str
     requirements: tuple[str, ...]
-    #: ``name==version`` of each package that the folder brings.
+    #: ``name==version`` of each package that the folder contains.
     constraints: tuple[str, ...]
-    #: What apt installs on this machine.
+    #: Packages that apt installs on this machine.
     system_packages: tuple[str, ...] = ()
 
     @property
@@ -108,20 +106,20 @@ class DeployedApp:
     entry: AppEntry
     answer: AnswerForm
     functions: tuple[DeclaredFunction, ...]
-    #: The routes that the artifact declares; the app that is loaded is right where it differs.
+    #: The routes that the artifact declares; where the loaded app differs, the app is right.
     routes: tuple[AppRoute, ...] = ()
-    #: A sentence for each thing that is odd, and refuses nothing.
+    #: A sentence for each oddity that does not prevent serving.
     oddities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceSummary:
-    """One line of a list."""
+    """A resource, as listed before any of its code runs."""
 
     name: str
     kind: str
     functions: tuple[str, ...]
-    #: Why it cannot be served; empty when nothing stands in the way.
+    #: Why the resource cannot be served; empty if it can.
     problem: str
 
 
@@ -140,15 +138,15 @@ class ArtifactSummary:
 class Contract(Protocol):
     """The interface of a module for one generation of the client."""
 
-    #: The file by which its artifacts are known.
+    #: The file that identifies artifacts of this generation.
     MANIFEST: str
 
     def summary(self, folder: Path) -> ArtifactSummary:
-        """Tell what there is; blocking, and raises as `deployed_app` does."""
+        """Return a summary of the folder; blocking; raises like `deployed_app`."""
 
     def deployed_app(self, folder: Path, resource: str, further: Iterable[str]) -> DeployedApp:
-        """Read the folder; blocking. `further` are requirements of the operator's.
+        """Read the folder; blocking. ``further``: requirements that the operator adds.
 
         Raises:
-            AppError: the resource cannot be served; the message says what would change that.
+            AppError: the resource cannot be served; the message says how to change that.
         """

@@ -1,17 +1,17 @@
 """Why a deployed app cannot be served.
 
-    AppError                  the root; `passes`: whether the same may succeed later
-      ArtifactMissing         there is no archive; passes
-      ArtifactIncomplete      the archive ends too early or is damaged; passes, for it may still be written
-      ArtifactRefused         the archive holds what no artifact may hold
+    AppError                  the root; `passes`: whether another attempt may succeed
+      ArtifactMissing         the archive does not exist; passes
+      ArtifactIncomplete      the archive is cut off or damaged, or still being written; passes
+      ArtifactRefused         the archive cannot be opened, or contains something forbidden
       UnpackingFailed         the disk is full, or a directory cannot be written; passes
-      UnpackingStopped        this process is about to leave; passes
-      AppDirectoryRefused     what is served without unpacking is not there
-      ManifestRefused         the manifest is missing, or says what cannot be followed
+      UnpackingStopped        this process is about to exit; passes
+      AppDirectoryRefused     the directory of an unpacked app does not exist
+      ManifestRefused         the manifest is missing, unreadable or invalid
       ResourceRefused         the resource is not in the manifest, or its handler is not in the app
-    NoAnswer                  apart: other resources are not found, and the app is served all the same
+    NoAnswer                  not an AppError: the app is served, without its other resources
 
-The message says what was looked for, where it was looked for, and what changes that.
+The message says what is missing or wrong, where flashpool looked, and how to change that.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class ArtifactMissing(AppError):
 
 
 class ArtifactIncomplete(AppError):
-    """The archive ends too early, or is damaged: it may still be on its way."""
+    """The archive ends too early or is damaged: it may be incomplete as yet."""
 
     passes = True
 
 
 class ArtifactRefused(AppError):
-    """The archive contains something that no artifact may contain; nothing in it is used."""
+    """The archive cannot be opened, or contains something forbidden; nothing of it is used."""
 
 
 class UnpackingFailed(AppError):
-    """The machine has no room for the app, or no place that can be written."""
+    """The disk has no room for the app, or no directory is writable."""
 
     passes = True
 
@@ -75,11 +75,11 @@ class UnpackingStopped(AppError):
 
 
 class AppDirectoryRefused(AppError):
-    """The directory that was named as an unpacked app contains no app."""
+    """The directory that the settings name as an unpacked app does not exist."""
 
 
 class ManifestRefused(AppError):
-    """The manifest is missing, cannot be read, or says what cannot be followed."""
+    """The manifest is missing, unreadable or invalid."""
 
 
 class ResourceRefused(AppError):

@@ -1,11 +1,11 @@
-"""Artifacts of `flash build` of runpod-flash 1.x: packages at the root, a generated handler each resource.
+"""Artifacts of `flash build` of runpod-flash 1.x: packages, and a generated handler per resource.
 
-    <folder>/flash_manifest.json       what there is
+    <folder>/flash_manifest.json       the resources
     <folder>/handler_<resource>.py     `handler` of a queue resource, `app` of a load-balanced one
     <folder>/runpod_flash/             the client, without its metadata
-    <folder>/*.dist-info/              the packages that the artifact brings
+    <folder>/*.dist-info/              the packages that the artifact contains
 
-An application of the user's own replaces the generated one if ``FLASH_MAIN_FILE`` names its file,
+The user's application replaces the generated one if ``FLASH_MAIN_FILE`` names its file,
 and ``FLASH_APP_VARIABLE`` the variable in that file.
 """
 
@@ -44,7 +44,7 @@ class FlashContract:
     MANIFEST = NAME
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        #: The endpoint's variables, which may name an application of the user's own.
+        #: The endpoint's variables, which may name an application of the user.
         self._environ = environ
 
     def summary(self, folder: Path) -> ArtifactSummary:
@@ -149,14 +149,12 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def _may_bind(path: Path, name: str) -> bool:
-    """Return whether a module may define the name, judged by its source; True if that
-    is uncertain.
-    """
+    """Return whether the source of a module may define the name; True if uncertain."""
     try:
         source = read_regular(path, _MOST_BYTES).decode()
         table = symtable.symtable(source, str(path), "exec")
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return True  # of a Python that is newer than the server's, say
+        return True  # for example, the source is for a newer Python than the server's
     if "import *" in source or "globals" in source:
         return True
     try:

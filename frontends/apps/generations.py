@@ -14,9 +14,9 @@ __all__ = ["contract_of"]
 
 
 def contract_of(folder: Path, environ: Mapping[str, str]) -> Contract:
-    """The contract of an unpacked artifact, known by its manifest; blocking.
+    """Return the contract for the manifest of an unpacked artifact; blocking.
 
-    Without a known manifest, the oldest contract reports what it found instead.
+    Without a known manifest, return the oldest contract, whose errors say what is missing.
     """
     contracts: tuple[Contract, ...] = (FlashContract(environ), SdkContract(environ))
     for contract in contracts:

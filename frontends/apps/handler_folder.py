@@ -1,5 +1,4 @@
-"""A folder with handlers and no manifest, which is served by hand. Nothing lists the packages it
-needs.
+"""A folder with handlers and no manifest, served by hand. No file lists the packages it needs.
 
 <folder>/handler_<name>.py     `app`, an ASGI application; as in an artifact of `flash build`
 """
@@ -28,7 +27,7 @@ _SUFFIX: Final = ".py"
 
 
 class HandlerFolder:
-    """See `contract.Contract`; it has no manifest to be known by."""
+    """See `contract.Contract`; no manifest identifies such a folder."""
 
     MANIFEST = ""
 

@@ -1,6 +1,6 @@
 """Inspects an artifact without running its code, for `flashpool check`.
 
-DIR or archive -> Inspection: the summary, and for each resource what stands in its way or not
+DIR or archive -> Inspection: the summary, and for each resource whether it can be served
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ __all__ = ["EnvironmentLook", "Inspected", "Inspection", "inspect", "unpacked"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentLook:
-    """Result of the search for an interpreter and packages, for some of the resources."""
+    """The interpreter and packages found for the resources that share an environment."""
 
     environment: AppEnvironment
     python: Path | None
     version: str
     resolution: Resolution | None
     problem: str
-    #: The sentence on compiled modules for another Python, if there are some.
+    #: A sentence about compiled modules for another Python; empty without such modules.
     foreign: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspected:
-    """What is known of one resource."""
+    """Facts about one resource."""
 
     name: str
     app: DeployedApp | None = None
-    #: Why it cannot be served; empty when it can.
+    #: Why the resource cannot be served; empty if it can.
     problem: str = ""
     timeouts: str = ""
     isolation: str = ""
@@ -59,7 +59,7 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What is known of an artifact, or of one resource in it."""
+    """Facts about an artifact, or about one of its resources."""
 
     summary: ArtifactSummary
     resources: tuple[Inspected, ...]
@@ -73,11 +73,10 @@ class Inspection:
 
 @contextmanager
 def unpacked(target: Path, settings: Settings) -> Iterator[Path]:
-    """Provide the folder of a target during the context: the folder itself, or an archive's
-    contents.
+    """Provide a folder during the context: the target itself, or the contents of an archive.
 
     Raises:
-        AppError: it is no archive that would be served.
+        AppError: the server would not serve this archive.
     """
     if target.is_dir():
         yield target

@@ -6,7 +6,7 @@
 The reader is tolerant: missing fields are empty, unknown fields are ignored, and fields that the
 client is known to get wrong decide nothing (``is_async`` is true for every queue function,
 ``imageName`` names another Python). Fields that decide something are checked only for the resource
-that is served (`Resource.check`): an error in another resource does no harm.
+that is served (`Resource.check`), so an error in another resource is harmless.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Manifest:
     generated_at: str
     project_name: str
     resources: dict[str, Resource]
-    #: Resource -> URL; absent from an artifact, the platform knows them.
+    #: Resource -> URL; artifacts lack this, the platform fills it in.
     resources_endpoints: dict[str, str]
     problems: tuple[str, ...] = field(default=())
 
@@ -97,7 +97,8 @@ class Manifest:
         """Return the resource of that name, after checking it.
 
         Raises:
-            ResourceRefused: there is none; the message lists those that there are.
+            ResourceRefused: the manifest lacks it; the message lists the resources it has.
+            ManifestRefused: a field that decides something is invalid.
         """
         found = self.resources.get(name)
         if found is None:
@@ -123,10 +124,10 @@ class _Object(dict[str, Any]):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an unpacked app; blocking.
+    """Return the manifest of an unpacked app; blocking.
 
     Raises:
-        ManifestRefused: with the path and the reason.
+        ManifestRefused: the message has the path and the reason.
     """
     path = folder / NAME
     try:
@@ -250,7 +251,7 @@ class _Fields:
         self.problems.append(f"{self._whose}: {name} is {shown} and should be {right}")
 
     def text(self, name: str) -> str:
-        """Return a text that decides nothing: empty if the value is not a text."""
+        """Return the text of a field that decides nothing; empty if the value is not text."""
         value = self._entry.get(name)
         return value if isinstance(value, str) else ""
 

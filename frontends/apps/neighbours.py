@@ -1,7 +1,7 @@
 """Keeps the addresses of the app's other resources fresh, in a file that the app's registry reads.
 
-    every 300 s or so --> platform: environment -> active build -> its manifest's resources_endpoints
-                      --> one file, by a rename: this app's manifest with those endpoints
+    every 300 s --> platform: environment -> active build -> its manifest's resources_endpoints
+                --> one file, by a rename: this app's manifest with those endpoints
 
 The refresh runs beside the requests, and no request waits for it. A single task asks the platform,
 so refreshes never overlap. If the platform does not answer, the known addresses stay, with their
@@ -64,9 +64,7 @@ class Neighbours:
         )
 
     def begin(self) -> None:
-        """Make the app's registry find its manifest, with the addresses of an earlier process;
-        blocking.
-        """
+        """Write the file with the addresses of an earlier process, if there are any; blocking."""
         try:
             self._endpoints = self._left_behind()
             self._write(self._endpoints)
@@ -75,10 +73,10 @@ class Neighbours:
             _log.warning("%s: the app cannot find the other resources of its project", error)
 
     async def run(self) -> None:
-        """Refresh for ever; to be cancelled."""
+        """Refresh until cancelled."""
         while True:
             await self.refresh()
-            # Workers that started together do not go on asking together.
+            # Without jitter, workers that started together would always ask together.
             await self._sleep(_TTL_S * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
 
     async def refresh(self) -> None:
@@ -105,7 +103,7 @@ class Neighbours:
             return {}
 
     def _write(self, endpoints: Mapping[str, str]) -> None:
-        read_manifest(self._folder)  # checked: what the app's registry cannot read is not written
+        read_manifest(self._folder)  # check: the registry cannot read an invalid one
         value = json.loads(read_regular(self._folder / NAME, _MOST_BYTES))
         value["resources_endpoints"] = dict(endpoints)
         self.target.parent.mkdir(parents=True, exist_ok=True)

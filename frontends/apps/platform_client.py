@@ -1,4 +1,4 @@
-"""The platform asked where the resources of an environment are served.
+"""Asks the platform where the resources of an environment are served.
 
 environment --> its active build --> that build's manifest --> resources_endpoints
 """
@@ -26,17 +26,17 @@ _BUILD: Final = "query manifest($id: String!) {flashBuild(flashBuildId: $id) {ma
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """Whom to ask."""
+    """Address, key and environment for these queries."""
 
     url: str
     key: str
     environment: str
 
     async def endpoints(self) -> dict[str, str]:
-        """Resource -> URL.
+        """Return resource -> URL.
 
         Raises:
-            NoAnswer: with the reason.
+            NoAnswer: the platform did not answer as expected; the message has the reason.
         """
         limit = aiohttp.ClientTimeout(total=_LIMIT_S)
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -68,7 +68,7 @@ class Platform:
 
 
 def _connector() -> aiohttp.TCPConnector:
-    # If aiodns is installed, aiohttp uses it as resolver; it leaves a thread behind forever.
+    # If aiodns is installed, aiohttp resolves names with it, and aiodns leaves a thread behind.
     return aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
 
 

@@ -1,10 +1,10 @@
-"""From settings and variables to an app that can be loaded: everything but the loading.
+"""Prepares, from settings and variables, an app that can be loaded; does not load the app.
 
     artifact --obtain--> folder --contract--> DeployedApp --+--> PreparedApp --to_app--> Backend
-    endpoint's variables ----------------------------------'     (its environment is made there)
+    endpoint's variables ----------------------------------'     (its environment is built there)
 
-Each preparation looks at the artifact anew: to serve a newer artifact, prepare again, and release
-the old app when none of its workers is left.
+Each preparation reads the artifact again: to serve a newer artifact, prepare again, and release the
+old app when none of its workers is left.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ __all__ = ["AppSource", "PreparedApp"]
 
 _log = logging.getLogger(__name__)
 
-#: Modules of an artifact that the client, not the user, wrote: every app of the client or its
-#: generated handler imports them.
+#: Modules of the client, not the user: every app of the client or its generated handler imports
+#: them.
 _CLIENT: Final = (
     *("runpod_flash", "pydantic", "runpod_flash.client", "runpod_flash.core.resources"),
     "runpod_flash.endpoint",
@@ -56,13 +56,13 @@ class PreparedApp:
 
     folder: AppFolder
     deployed: DeployedApp
-    #: Packages to install beside those of the artifact; None: none.
+    #: Packages to install beside those of the artifact, or None.
     spec: Spec | None
     #: All variables, apart from those that differ between workers, such as their GPUs.
     variables: Mapping[str, str]
     #: Printed first if the app cannot be loaded.
     hint: str
-    #: Refreshes the addresses of other resources while it runs; None: the platform is not asked.
+    #: Refreshes the addresses of other resources; None: the platform is not asked.
     neighbours: Neighbours | None
 
     def to_app(self, settings: Settings, workers: int) -> App:
@@ -102,7 +102,7 @@ class PreparedApp:
 
 
 class AppSource:
-    """Where an app comes from. It can be prepared again at any time."""
+    """The source of an app, which can be prepared from it again at any time."""
 
     def __init__(
         self,
@@ -114,23 +114,23 @@ class AppSource:
     ) -> None:
         """``by_hand``: a folder or an archive that a user serves, independent of any endpoint.
 
-        Then a resource that is not named is the only one there is.
+        Without ``resource``, the only load-balanced resource is served.
         """
         self.resource = resource
         self._settings = settings
         self._environ = environ
         self._by_hand = by_hand
-        #: The mark of the artifact at the last look, unless another look may end otherwise.
+        #: The mark of the artifact when it was last read; None if reading it again may succeed.
         self._seen: object = None
 
     def __repr__(self) -> str:
         return f"<AppSource of {self.resource!r}>"
 
     async def prepare(self, *, wait: bool = True) -> PreparedApp:
-        """Read the artifact, and unpack it if it is new; ``wait``: also wait for a missing archive.
+        """Read the artifact, and unpack it if it is new; ``wait``: for a missing archive.
 
         Raises:
-            AppError: it cannot be served; `AppError.passes` tells whether that may change.
+            AppError: the app cannot be served; `AppError.passes` says whether that may change.
         """
         seen = (await self._mark(),)
         try:
@@ -144,9 +144,7 @@ class AppSource:
         return prepared
 
     async def may_differ(self) -> bool:
-        """Return False if the artifact is unchanged, so that `prepare` would end as the
-        last time.
-        """
+        """Return False if the artifact is unchanged, so that `prepare` would do the same again."""
         return self._seen != (await self._mark(),)
 
     async def _prepare(self, wait: bool) -> PreparedApp:

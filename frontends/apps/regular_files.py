@@ -12,9 +12,7 @@ __all__ = ["open_regular", "read_regular"]
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Open a regular file; raise OSError otherwise. A pipe would block, a device could
-    be endless.
-    """
+    """Open a regular file; raise OSError for others: a pipe blocks, a device may be endless."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     # Check before `open` does: for a directory, `open` raises and leaks the descriptor.
     if not stat.S_ISREG(os.fstat(handle).st_mode):

@@ -1,6 +1,6 @@
 """Resolves what would be installed beside an app, without installing it.
 
-AppEnvironment -> the interpreter, found and run -> uv, with the artifact's versions as constraints
+AppEnvironment -> an interpreter, found and run -> uv, with the artifact's versions as constraints
                -> Resolution: the packages beside those that the artifact brings
 """
 
@@ -37,10 +37,10 @@ class Resolution:
 
 
 async def interpreter_for(python: str, settings: EnvSettings) -> tuple[Path, str]:
-    """Return the interpreter of that version, and its full version; the image's own if it fits.
+    """Return an interpreter of that version, the base if it fits, and its full version.
 
     Raises:
-        EnvironmentFailure: there is none.
+        EnvironmentFailure: no interpreter of that version is found.
     """
     with tempfile.TemporaryDirectory(prefix="flashpool-check-") as folder:
         base = await _interpreter(python, settings, Path(folder))
@@ -51,7 +51,7 @@ async def resolve_beside(environment: AppEnvironment, settings: EnvSettings) -> 
     """Resolve packages beside those of the artifact from an index; install nothing.
 
     Raises:
-        EnvironmentFailure: no interpreter, no index, or no set of versions that agrees.
+        EnvironmentFailure: no interpreter, no index, or no compatible versions.
     """
     with tempfile.TemporaryDirectory(prefix="flashpool-check-") as name:
         folder = Path(name)
@@ -93,9 +93,7 @@ async def _write(path: Path, lines: Iterable[str]) -> Path:
 
 
 def _naming(failure: ResolutionFailed, environment: AppEnvironment) -> EnvironmentFailure:
-    """Add to an error the artifact's packages, which the resolver's message presents as
-    the user's.
-    """
+    """Name the artifact's packages in an error: the resolver presents them as the user's."""
     if not environment.constraints:
         return failure
     return failure.but(

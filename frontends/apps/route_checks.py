@@ -1,4 +1,4 @@
-"""Warnings about the routes of a manifest, in the terms of the client's guide. Nothing is refused.
+"""Warns about routes of a manifest, in the terms of the client's guide; refuses nothing.
 
 The loaded app decides which routes exist; differences in the manifest are only reported.
 """
@@ -18,12 +18,12 @@ __all__ = ["METHODS", "RESERVED", "declared_routes", "differences", "oddities"]
 
 METHODS: Final = ("GET", "POST", "PUT", "DELETE", "PATCH")
 RESERVED: Final = ("/execute", "/ping")
-#: FastAPI's own, of which no manifest speaks.
+#: Routes that FastAPI adds, which no manifest lists.
 _OWN: Final = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc", *RESERVED)
 
 
 def oddities(routes: Iterable[DeclaredRoute]) -> list[str]:
-    """A sentence for each conflict, unknown method, path without ``/`` and reserved path."""
+    """Return a sentence for each conflict, unknown method, path without ``/`` and reserved path."""
     routes = list(routes)
     found = []
     for route in routes:
@@ -54,9 +54,7 @@ def declared_routes(routes: Iterable[DeclaredRoute]) -> tuple[AppRoute, ...]:
 
 
 def differences(declared: Iterable[AppRoute], loaded: Iterable[AppRoute]) -> list[str]:
-    """Return a sentence about routes that only the manifest has, and one about routes only the app
-    has.
-    """
+    """Return sentences about routes that only the manifest or only the app has."""
     in_manifest, in_app = _keys(declared), _keys(loaded)
     # Starlette adds HEAD to GET, and documentation is FastAPI's own.
     of_users = {key for key in in_app if not _is_own(key, in_app)}

@@ -4,7 +4,7 @@
     RouteTable.policy(method, path) --> RoutePolicy of the route that the app itself would choose
 
 A route is chosen as in Starlette: the first whose path and method match, else the first whose path
-matches (the app answers 405). Requests without a route get the rule for everything else.
+matches (the app answers 405). Requests that match no route get the rule for everything else.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class AppRoute:
     """A route of the app; a mounted application is a route with ``{path:path}`` at its end."""
 
     path: str
-    #: In capitals, or WEBSOCKET alone; None: any.
+    #: Methods in capitals, or WEBSOCKET alone; None: any method.
     methods: frozenset[str] | None = None
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class RoutePolicy:
 
 
 class RouteTable:
-    """The app's routes, with what applies to each."""
+    """The app's routes, with the rules for each."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class RouteTable:
         )
 
     def choose(self, method: str, path: str) -> AppRoute | None:
-        """The route that the app takes for a request; `path` is decoded, as in an ASGI scope."""
+        """Return the route that the app takes; ``path`` is decoded, as in an ASGI scope."""
         partial = None
         for route, regex in self._compiled:
             if regex.match(path) and (method == WEBSOCKET or not route.is_websocket):
@@ -157,7 +157,7 @@ class RouteTable:
         return _line(self._rows(self._isolation), _SHARED if rest is None else rest.value, str)
 
     def _rows(self, rules: RouteRules[Any]) -> Iterator[tuple[str, Any]]:
-        """Return each method of each route that has a rule of its own."""
+        """Yield each method and path with a rule of its own, and the rule's value."""
         rest = rules.otherwise()
         for route in self.routes:
             for method in route.rows:
@@ -166,7 +166,7 @@ class RouteTable:
                     yield f"{method} {route.path}".strip(), rule.value
 
     def warnings(self) -> list[str]:
-        """A sentence for each rule that applies to no route of the app."""
+        """Return a sentence for each rule that applies to no route of the app."""
         named = ((_TIMEOUTS, self._timeouts), (_ISOLATION, self._isolation))
         return [
             f"{setting}: no route of the app is {rule.pattern.text}; its routes: {self._listed()}"

@@ -41,12 +41,12 @@ def app_variables(
     deployed: bool,
     manifest: Path | None,
 ) -> dict[str, str]:
-    """``deployed``: the server's environment is the endpoint's; ``manifest``: that with addresses."""
+    """Return the variables; ``deployed``: those of the server's environment are the endpoint's."""
     chosen = settings.origins.get("pass_env") == "environment"
     patterns = _ALL if deployed and not chosen else settings.pass_env
     found = worker_env(environ, (*patterns, *_CLIENTS))
     if not (found.get(_ENDPOINT) or found.get("RUNPOD_POD_ID")):
-        # Without it the client's library takes each function for one to call elsewhere.
+        # Without this variable the client's library sends each call to another endpoint.
         found[_ENDPOINT] = "local"
     if manifest is not None:
         found[_MANIFEST] = str(manifest)

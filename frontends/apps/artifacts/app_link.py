@@ -1,7 +1,7 @@
-"""The link by which people find the app: ``/app`` leads to the directory it was unpacked to.
+"""The link by which people find the app: ``/app`` leads to the directory of the unpacked app.
 
-    nothing there, an empty directory, a link of ours  -> a link to this app, by one rename
-    a directory with files, another's link, a file     -> left alone
+    no file, an empty directory, a link of flashpool   -> a link to this app, by one rename
+    a directory with files, any other link, a file     -> left alone
 
 Nothing is served through the link. A link that moves to a new app while workers of the old app
 still import modules would mix the two, so an app's working directory is the folder to which it was
@@ -24,7 +24,7 @@ _MARK = ".flashpool-"
 
 
 def switch_link(link: Path, target: Path) -> str:
-    """Lead `link` to `target`; answer why that was not done, or nothing."""
+    """Make ``link`` lead to ``target``; return why it does not, or an empty string."""
     try:
         if problem := _problem(link):
             return f"{problem}: it stays as it is"
@@ -45,9 +45,7 @@ def switch_link(link: Path, target: Path) -> str:
 
 
 def _problem(link: Path) -> str:
-    """Return why existing files are left alone, or an empty string; an empty directory
-    is removed.
-    """
+    """Return why existing files are left alone, else ``""``; remove an empty directory."""
     if link.is_symlink():
         leads = os.readlink(link)
         return "" if is_app_directory(leads) else f"{link} is another's link, to {leads}"
@@ -66,7 +64,7 @@ def _leads_to(link: Path, target: Path) -> bool:
 
 
 def _remove_leavings(link: Path) -> None:
-    """Links of processes that were killed between making one and its rename."""
+    """Remove links of processes that were killed before they renamed them."""
     prefix = f".{link.name}{_MARK}"
     for name in names_in(link.parent):
         path = link.with_name(name)

@@ -1,11 +1,11 @@
-"""Unpacked apps on this machine's disk: which are there, who uses them, and which may go.
+"""Unpacked apps on this machine's disk: which exist, who uses them, and which may be removed.
 
-    <root>/<digest>/            an app, complete; the digest is its archive's
-    <root>/.scratch/<holder>.*  being unpacked; becomes an app by a rename, and by nothing else
-    <root>/.users/<digest>.<holder>   a process that uses that app
-    <root>/.trash/              on its way out
+    <root>/<digest>/            a complete app; the digest is that of its archive
+    <root>/.scratch/<holder>.*  being unpacked; becomes an app only by a rename
+    <root>/.users/<digest>.<holder>   the mark of a process that uses that app
+    <root>/.trash/              apps that are being removed
     <root>/.env                 empty, see `stray_dotenv`
-    <root>/.lock                held while an app is unpacked or removed; saves work, decides nothing
+    <root>/.lock                held while an app is unpacked or removed; saves only double work
 
 An app writes to its directory (bytecode, logs, other files of its code), so the root belongs to one
 machine, and is separate from the store of environments, whose files are verified. A process that
@@ -13,10 +13,10 @@ uses an app creates a mark, named after its pid and start time, *before* it chec
 exists. A process that removes an app renames it first and then checks for marks again:
 
     user                            remover
-    mark; is it there? yes          marks? none; rename to trash; marks? one: rename back
-    mark; is it there? no: unpack   marks? one: leave the trash to be deleted, theirs is new
+    mark; does it exist? yes        marks? none; rename to trash; a mark? rename back
+    mark; does it exist? no: unpack a mark? the new app exists, so delete the one in the trash
 
-Between the rename and the way back the app is absent for a moment, where locks do not work. A lock
+Where locks do not work, the app is absent for a moment between the rename and the way back. A lock
 that works excludes that.
 """
 
@@ -47,28 +47,25 @@ _log = logging.getLogger(__name__)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-#: How long to wait for a process that unpacks, and how often to check. That process may be stopped
-#: forever.
+#: Seconds to wait for a process that unpacks, which may be suspended forever; and between checks.
 _PATIENCE_S: Final = 300.0
 _ASK_S: Final = 0.05
 
 
 def is_app_directory(path: str) -> bool:
-    """Return whether a link's target is an app of a flashpool, in any local directory."""
+    """Return whether a link's target is an unpacked app of flashpool, in any local directory."""
     found = Path(path)
     return _DIGEST.fullmatch(found.name) is not None and found.parent.name == "apps"
 
 
 def holder_name() -> str:
-    """Name this process so that others can tell whether it lives."""
+    """Return a name of this process by which others can check whether it is alive."""
     pid = os.getpid()
     return f"{this_host()}-{pid}-{start_time(pid)}-{secrets.token_hex(4)}"
 
 
 def holder_lives(name: str) -> bool:
-    """Return whether the process of that name runs on this machine; other machines' names are
-    ignored.
-    """
+    """Return whether the process of that name runs; False for names of other machines."""
     holder = parse_holder(name)
     if holder is None or holder.host != this_host():
         return False
@@ -108,7 +105,7 @@ class AppStore:
         return f"<AppStore {self.root}>"
 
     def prepare(self) -> None:
-        """Make the directories, and the end of the search for variables."""
+        """Create the directories, and the empty file that ends the search for ``.env`` files."""
         for folder in (self.root, self.scratch_root, self.users_root, self.trash):
             folder.mkdir(parents=True, exist_ok=True)
         # Replace existing files: a link may lead to another user's variables.
@@ -117,7 +114,7 @@ class AppStore:
         empty.replace(self.root / DOTENV)
 
     def app(self, digest: str) -> Path:
-        """Return the folder of an app that is complete."""
+        """Return the folder that a complete app has, whether or not it exists."""
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"not a digest: {digest!r}")
         return self.root / digest
@@ -140,7 +137,7 @@ class AppStore:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A directory of this process's own; gone afterwards, unless it was published."""
+        """Provide a directory of this process; remove it afterwards unless it was published."""
         path = self.scratch_root / f"{holder_name()}.app"
         path.mkdir(mode=0o755)
         try:
@@ -149,7 +146,7 @@ class AppStore:
             remove_tree(path)
 
     def publish(self, complete: Path, digest: str) -> bool:
-        """Rename into place; False when another process was first, and its copy stays."""
+        """Rename into place; return False if another process was first: its copy stays."""
         try:
             complete.rename(self.app(digest))
         except OSError as error:
@@ -160,9 +157,7 @@ class AppStore:
 
     @contextmanager
     def lock(self, stop: threading.Event) -> Iterator[bool]:
-        """Wait for the lock and return whether it is held; after the wait, the caller works without
-        it.
-        """
+        """Wait for the lock, and yield whether it is held; if not, the caller works without."""
         handle = os.open(self.root / ".lock", _LOCK, 0o600)
         try:
             end = time.monotonic() + _PATIENCE_S
@@ -180,9 +175,7 @@ class AppStore:
             os.close(handle)
 
     def users(self, digest: str = "") -> list[str]:
-        """Return the processes that use an app, or any app; remove marks of processes that are
-        gone.
-        """
+        """Return the processes that use an app, or any app; remove marks of dead processes."""
         found = []
         for name in names_in(self.users_root):
             marked, _, holder = name.partition(".")
@@ -195,7 +188,7 @@ class AppStore:
         return found
 
     def sweep(self, keep: str) -> list[str]:
-        """Remove what dead processes left behind, and apps that no process uses; but for one."""
+        """Remove what dead processes left, and unused apps but for ``keep``; return the latter."""
         for name in names_in(self.scratch_root):
             if not holder_lives(name.rpartition(".")[0]):
                 remove_tree(self.scratch_root / name)
@@ -212,7 +205,7 @@ class AppStore:
         try:
             self.app(digest).rename(grave)
         except FileNotFoundError:
-            return False  # another process removes the same
+            return False  # another process removes the same app
         if self.users(digest):
             # A process marked the app meanwhile: it may have seen the app here, and not in the
             # trash.

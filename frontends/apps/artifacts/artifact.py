@@ -1,10 +1,10 @@
 """Provides the app's folder: waits for the archive, unpacks and links it, or serves a directory.
 
-    archive missing or incomplete --wait, longer each time--> archive --> unpacked --> link --> AppFolder
-    FLASHPOOL_DISABLE_UNPACK      -------------------------------------------------------> AppFolder
+    archive missing or incomplete --wait--> archive --> unpacked --> link --> AppFolder
+    FLASHPOOL_DISABLE_UNPACK      --------------------------------------> AppFolder
 
-An archive that was refused for what it holds is not waited for. One that could not be read may
-still be on its way: it is looked at again when it has changed.
+The wait doubles each time. It ends at once for an archive with forbidden contents. An archive that
+could not be read may still be being written: it is read again when it has changed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = ["AppFolder", "ArtifactSource", "back_off", "mark_of", "obtain"]
 _log = logging.getLogger(__name__)
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 5.0
-#: Files of a folder that are looked at for a change; its manifest and handlers are among the first.
+#: Most files of a folder that are checked for a change.
 _MOST_MARKED: Final = 10_000
 
 
@@ -95,7 +95,7 @@ def limits_of(settings: Settings) -> ArchiveLimits:
 
 
 def store_of(settings: Settings) -> AppStore:
-    """Unpacked apps lie on local disk, never on the volume; blocking.
+    """Return the store of unpacked apps, on local disk and never on the volume; blocking.
 
     Raises:
         UnpackingFailed: no local directory can be written.
@@ -110,10 +110,10 @@ def store_of(settings: Settings) -> AppStore:
 async def obtain(
     source: ArtifactSource, make_store: Callable[[], AppStore], *, wait: bool = True
 ) -> AppFolder:
-    """The app's folder, as soon as its archive is there.
+    """Return the app's folder, as soon as its archive exists.
 
     Raises:
-        AppError: it is refused, or did not come in time; `passes` says which.
+        AppError: the archive is refused, or did not appear in time; `passes` says which.
     """
     if source.is_unpacked and source.link is not None:
         return await asyncio.to_thread(_as_it_lies, source.link)
@@ -144,7 +144,7 @@ def _as_it_lies(folder: Path) -> AppFolder:
 
 
 def back_off() -> Iterator[float]:
-    """Seconds between two looks: each twice the one before, as far as the longest."""
+    """Yield the seconds between two attempts: each twice the one before, up to a limit."""
     seconds = _FIRST_WAIT_S
     while True:
         yield seconds

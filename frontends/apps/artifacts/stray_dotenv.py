@@ -1,4 +1,4 @@
-"""Variables of strangers: the client's library reads the first ``.env`` upwards from an app's folder.
+"""Finds ``.env`` files outside an app: the client's library reads the first one upwards from it.
 
 An unpacked app is below an empty ``.env`` (`AppStore.prepare`), where the search ends.
 """
@@ -14,7 +14,7 @@ DOTENV: Final = ".env"
 
 
 def stray_dotenv(folder: Path) -> str:
-    """A sentence on a file with variables that the app reads and did not bring; empty without one."""
+    """Return a sentence about a ``.env`` outside the app that the app reads, or ``""``."""
     for above in (folder, *folder.parents):
         found = above / DOTENV
         try:

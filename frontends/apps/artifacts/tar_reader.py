@@ -22,7 +22,7 @@ from flashpool.frontends.apps.errors import ArtifactIncomplete, ArtifactRefused,
 __all__ = ["ArchiveLimits", "Unpacked", "members"]
 
 _MB: Final = 1 << 20
-#: The ratio says nothing about small archives.
+#: Up to this size, the ratio is not checked.
 _FREE_OF_RATIO: Final = 64 * _MB
 _GZIP: Final = 31
 _MAGIC: Final = b"\x1f\x8b"
@@ -39,7 +39,7 @@ _NOT_PACKED: Final = {
     tarfile.FIFOTYPE: "a FIFO",
     tarfile.GNUTYPE_SPARSE: "a sparse file",
 }
-#: Headers that say more of the member which follows. A global one holds a comment at most.
+#: Headers that describe the member after them. A global header contains at most a comment.
 _AHEAD: Final = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -51,7 +51,7 @@ _FILES: Final = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveLimits:
-    """What an archive may unpack to, as the settings say."""
+    """The limits of the settings on what an archive unpacks to."""
 
     max_mb: int
     max_files: int
@@ -59,7 +59,7 @@ class ArchiveLimits:
 
 
 class Unpacked:
-    """The tar inside the gzip, in whatever portions are asked for, as far as the limits go."""
+    """The tar inside the gzip, in portions of any size; raises beyond the limits."""
 
     def __init__(
         self, file: IO[bytes], where: str, limits: ArchiveLimits, stop: Callable[[], bool]
@@ -74,7 +74,7 @@ class Unpacked:
         self._chunk = memoryview(b"")
 
     def take(self, size: int) -> bytes:
-        """Exactly so many bytes."""
+        """Return exactly ``size`` bytes."""
         if size <= len(self._chunk):
             data, self._chunk = self._chunk[:size], self._chunk[size:]
             return bytes(data)
@@ -101,13 +101,13 @@ class Unpacked:
         return ArtifactIncomplete(f"artifact {self.where} cannot be read: it {why}; {_DAMAGED}")
 
     def _fill(self) -> bool:
-        """Unpack some more; False at the end of the stream."""
+        """Unpack the next chunk; return False at the end of the stream."""
         if self._stop():
             raise UnpackingStopped(
                 f"artifact {self.where} is not unpacked: this process is exiting"
             )
         while not self._gzip.eof or self._begin_next():
-            # Without anything more to read, zlib may still hold the end of a block.
+            # At the end of the file, zlib may still hold the end of a block.
             packed = self._rest or self.packed.read(BLOCK // 4)
             self._chunk = memoryview(self._decompress(packed))
             if self._chunk:
@@ -117,7 +117,7 @@ class Unpacked:
         return False
 
     def _begin_next(self) -> bool:
-        """A gzip file may be several in a row, as parallel packers write it."""
+        """Begin the next gzip member, if there is one: parallel packers write several in a row."""
         self._rest = self._gzip.unused_data or self.packed.read(BLOCK // 4)
         if not self._rest.startswith(_MAGIC):
             return False
@@ -126,7 +126,7 @@ class Unpacked:
 
     def _decompress(self, packed: bytes) -> bytes:
         try:
-            # No more than a block at a time, however little it was packed to.
+            # At most a block at a time: a few bytes may unpack to gigabytes.
             plain = self._gzip.decompress(packed, BLOCK)
         except zlib.error as error:
             damaged = "is not a gzip file" if not self._total else "is damaged"
@@ -150,7 +150,7 @@ class Unpacked:
 
 
 def members(source: Unpacked) -> Iterator[Member]:
-    """Each member in turn; take its bytes and their padding before the next one."""
+    """Yield each member; take its bytes and their padding before asking for the next."""
     names = _Names(source)
     attributes: dict[str, str] = {}
     ahead = 0
@@ -169,11 +169,11 @@ def members(source: Unpacked) -> Iterator[Member]:
 
 
 class _Names:
-    """The names so far: each one once, and none below a file."""
+    """The names so far; refuses a name that appears twice, or is below a file."""
 
     def __init__(self, source: Unpacked) -> None:
         self._source = source
-        #: Path -> whether it is a file. Directories are there with those they lie in.
+        #: Path -> whether it is a file.
         self._seen: dict[tuple[str, ...], bool] = {}
         self._folders: set[tuple[str, ...]] = set()
         self._count = 0
@@ -182,7 +182,7 @@ class _Names:
         return self._source.refused(why)
 
     def check(self, name: str, is_file: bool) -> tuple[str, ...]:
-        """The parts of a name; empty for the root itself."""
+        """Return the parts of a name, checked; empty for the root itself."""
         self._count += 1
         if self._count > self._source.limits.max_files:
             raise self.refused(
@@ -240,7 +240,7 @@ def _attributes(header: tarfile.TarInfo, source: Unpacked) -> dict[str, str]:
 
 
 def _records(data: bytes, source: Unpacked) -> dict[str, str]:
-    """PAX records: ``<length> <key>=<value>``, each ended by a line feed."""
+    """Parse PAX records: ``<length> <key>=<value>``, each ended by a line feed."""
     found = {}
     while data.strip(b"\0"):
         length, _, rest = data.partition(b" ")

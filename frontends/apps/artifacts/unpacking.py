@@ -1,11 +1,11 @@
 """Unpacks an archive to a complete app on disk, once, even if several processes try.
 
-    open --hash--> digest --mark--> lock --> there? yes: done
-                                              no: scratch --rename--> <root>/<digest>
+    open --hash--> digest --mark--> lock --> exists? yes: done
+                                                     no: scratch --rename--> <root>/<digest>
 
 The rename creates the app. A process that is killed before the rename leaves a scratch directory,
 which the next start removes; a process that is killed after the rename leaves a complete app. If
-several processes unpack at once, because locks do not work or the wait for one took too long, each
+several processes unpack at once, because locks do not work or the wait for the lock took too long, each
 fills a directory of its own: the first rename wins, and the others delete theirs.
 """
 
@@ -43,10 +43,10 @@ _MOST_SHOWN: Final = 10
 def unpack(
     archive: Path, store: AppStore, limits: ArchiveLimits, stop: threading.Event
 ) -> AppLease:
-    """The app of an archive, complete and marked as used; blocking.
+    """Return the app of an archive, complete and marked as used; blocking.
 
     Raises:
-        AppError: of the kinds that speak of artifacts and unpacking.
+        AppError: the archive is missing, damaged or refused, or unpacking failed or was stopped.
     """
     with open_archive(archive) as file:
         digest = _digest(file, archive, stop)
@@ -70,7 +70,7 @@ def unpack(
 
 
 def open_archive(archive: Path) -> IO[bytes]:
-    """Open an archive; raises what says where it was looked for."""
+    """Open an archive; errors say where it was expected."""
     try:
         return open_regular(archive)
     except (FileNotFoundError, NotADirectoryError):
@@ -86,7 +86,7 @@ def open_archive(archive: Path) -> IO[bytes]:
 def extract_archive(
     file: IO[bytes], archive: Path, target: Path, limits: ArchiveLimits, stop: threading.Event
 ) -> str:
-    """Extract into an empty directory, and answer the archive's digest."""
+    """Extract into an empty directory; return the archive's digest."""
     source = Unpacked(file, str(archive), limits, stop.is_set)
     try:
         write_tree(members(source), source.take, target)

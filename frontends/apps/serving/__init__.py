@@ -1,1 +1,1 @@
-"""A served app: its requests to the pool, its answers to clients."""
+"""Serves an app: passes requests to the pool, and answers to clients."""

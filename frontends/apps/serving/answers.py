@@ -11,7 +11,7 @@ from flashpool.pool import call_ids
 from flashpool.pool.apps import Headers
 
 _REQUEST_ID: Final = b"x-request-id"
-#: Body and type of a 500, as the server that the app knows says it: details are in the log.
+#: Body and type of a 500, as uvicorn sends them; details are in the log.
 INTERNAL: Final = (b"Internal Server Error", b"text/plain; charset=utf-8")
 
 
@@ -24,7 +24,7 @@ def with_id(headers: Headers, request_id: bytes) -> Headers:
 
 
 def id_of(scope: Scope) -> bytes:
-    """Return a new id for a request that has no call id."""
+    """Return the id that the client sent, or a new id, for a request without a call id."""
     given = dict(scope["headers"]).get(_REQUEST_ID, b"")
     if call_ids.GIVEN_BYTES.fullmatch(given):
         return bytes(given)
@@ -32,18 +32,18 @@ def id_of(scope: Scope) -> bytes:
 
 
 def detail_body(detail: str, error_type: str = "", phase: str = "") -> bytes:
-    """The body of an error."""
+    """Return the body of an error."""
     found = {"detail": detail, "error_type": error_type, "phase": phase}
     return json.dumps({name: value for name, value in found.items() if value}).encode()
 
 
 def unhealthy_body(reason: str) -> bytes:
-    """The body of ``/ping`` that is 503."""
+    """Return the body of a ``/ping`` answered with 503."""
     return json.dumps({"status": "unhealthy", "reason": reason}).encode()
 
 
 def sentence(text: str) -> str:
-    """The text with a capital in front."""
+    """Return the text with its first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 
@@ -81,7 +81,7 @@ async def deny(
     *,
     request_id: bytes,
 ) -> None:
-    """Answer a WebSocket that has not been accepted; where the server cannot, it says 403."""
+    """Answer a WebSocket that was not accepted; without that ASGI extension, close it (403)."""
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": 1013, "reason": ""})
         return

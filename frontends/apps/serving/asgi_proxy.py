@@ -1,12 +1,12 @@
 """The front-end of a deployed app: an ASGI application that passes requests on to its workers.
 
-    GET, HEAD /ping     answered here, whatever the app has
-    /execute            404, however it is written
+    GET, HEAD /ping     answered here, even if the app has such a route
+    /execute            404, in every spelling, if the client generated the app
     all else            --> AppService --> a worker's application
 
 Each answer has an ``X-Request-Id``: the app's own, else the client's, else a new one. The proxy
 never runs, imports or reads code of the app. Headers, their order and statuses pass unchanged, both
-ways. Requests that the app does not answer end here:
+ways. The proxy itself answers requests that the app does not answer:
 
     raised 500 | crashed 502 | lost, refused, not loaded, draining 503 | late 504 | too large 413
 """
@@ -51,7 +51,7 @@ _HEALTHY: Final = b'{"status":"healthy"}'
 
 
 class _TurnedAwayError(Exception):
-    """The request does not go to the app; holds the answer for its client."""
+    """The request does not reach the app; contains the answer for the client."""
 
     def __init__(self, status: int, detail: str, error_type: str) -> None:
         super().__init__(detail)
@@ -64,7 +64,7 @@ class _RequestHead(NamedTuple):
     """The parts of a request's headers that matter here, and the headers for the app."""
 
     headers: list[tuple[bytes, bytes]]
-    #: Length of the body in bytes, as its header says.
+    #: Length of the body in bytes, from ``Content-Length``.
     length: int
     #: Seconds that the client waits.
     wait_s: float
@@ -91,7 +91,7 @@ class Serving(Protocol):
 
 
 class AppProxy:
-    """Requests of one app."""
+    """Passes requests to one app."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class AppProxy:
     # Health.
 
     def health(self) -> tuple[int, bytes]:
-        """Status and body of ``/ping``: 204 while the app loads, 200, or 503 with a reason."""
+        """Return status and body of ``/ping``: 204 while loading, 200, or 503 with a reason."""
         if self._draining():
             return 503, unhealthy_body("the server is draining")
         service = self._serving.service
@@ -205,7 +205,7 @@ class AppProxy:
     async def _pass_on(
         self, service: AppService, scope: Scope, head: _RequestHead, receive: Receive, send: Send
     ) -> str:
-        """See it through; how it ended, for `RouteCounts`."""
+        """Pass the request on, and its answer back; return the outcome for `RouteCounts`."""
         first: Message = {}
         more = True
         if not head.expects:
@@ -273,7 +273,7 @@ class AppProxy:
     # WebSockets.
 
     async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> str:
-        await receive()  # it connects
+        await receive()  # websocket.connect
         try:
             head = self._read_head(scope)
             service = self._open()
@@ -318,10 +318,10 @@ class AppProxy:
             pump.cancel()
             service.leave(number)
 
-    # The way out, of what the app has not answered.
+    # Answers to requests that the app has not answered.
 
     async def _tell(self, scope: Scope, end: AppEnd, send: Send, request_id: bytes) -> int:
-        """Tell its client; the status, or 0 where it has left."""
+        """Send the error to the client; return its status, or 0 if the client has disconnected."""
         if end.kind is EndKind.ANSWERED:
             return 0
         if end.error_type == "PayloadTooLarge":
@@ -361,7 +361,7 @@ def _fields(scope: Scope, headers: list[tuple[bytes, bytes]], method: str = "") 
 
 
 def _after(rest: bytes, more: bool, receive: Receive) -> Receive:
-    """Return a `receive` that first yields a message that is already here."""
+    """Return a `receive` that first returns the rest of a message received before."""
     if not rest:
         return receive
     held = [rest]
@@ -375,7 +375,7 @@ def _after(rest: bytes, more: bool, receive: Receive) -> Receive:
 
 
 def _segments(path: str) -> tuple[str, ...]:
-    """The parts of a path as a lenient reader may see them: ``//a/./b/../`` is ``a``."""
+    """Return the parts of a path as a lenient server may read it: ``//a/./b/../`` is ``a``."""
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":

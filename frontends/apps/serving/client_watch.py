@@ -1,4 +1,4 @@
-"""Ends proxied requests whose client disconnects, or has waited as long as it said.
+"""Ends proxied requests whose client disconnects, or whose client's time limit has passed.
 
 Most requests end within milliseconds, so nothing is set up for each request. A sweep finds requests
 that last longer, and gives each a task that waits for its client to disconnect.
@@ -28,7 +28,7 @@ class WatchedClient:
         self, receive: Receive, gone: Callable[[], None], late: Callable[[], None]
     ) -> None:
         self.receive = receive
-        #: Called when it has left, and when it waits no longer.
+        #: Called when the client has disconnected, and when its time limit has passed.
         self.gone = gone
         self.late = late
         self.since = 0.0
@@ -45,14 +45,14 @@ class WatchedClient:
 
 
 class ClientWatch:
-    """The clients of all requests that are not over."""
+    """The clients of all unfinished requests."""
 
     def __init__(self) -> None:
         self._clients: dict[WatchedClient, None] = {}
         self._sweeping = False
 
     def add(self, client: WatchedClient) -> None:
-        """Watch it from now on."""
+        """Watch a client from now on."""
         loop = asyncio.get_running_loop()
         client.since = loop.time()
         self._clients[client] = None
@@ -61,7 +61,7 @@ class ClientWatch:
             loop.call_later(SWEEP_S, self._sweep, loop)
 
     def remove(self, client: WatchedClient) -> None:
-        """Forget a request that has ended."""
+        """Stop watching the client of a request that has ended."""
         self._clients.pop(client, None)
         watcher, client.watcher = client.watcher, None
         if watcher is not None:

@@ -1,14 +1,14 @@
-"""The app that is served, and what takes its place: the hot restart.
+"""The app that is served, and its replacement by a successor without a pause: the hot restart.
 
     serve(found) --> Backend.open_app --> serves
-    reload --find--> Backend.open_app --> settled --+--> serves; the old one retires
-                                                    '--> leaves; the old one serves on
-    look_again --find--> takes the place of an app that cannot be loaded
+    reload --find--> Backend.open_app --> settled --+--> serves; the old app retires
+                                                    '--> retires; the old app keeps serving
+    look_again --find--> replaces an app that cannot be loaded
 
 If there is room for both apps, a successor is loaded beside the old app, and takes over when all of
 its workers are ready. If not, the old app stops first, and requests wait for the new one. Requests
 that the old app has accepted stay with it: it stops when they have ended, or after
-FLASHPOOL_DRAIN_S. An artifact whose content is that of the served app changes nothing. An app that
+FLASHPOOL_DRAIN_S. An artifact with the content of the served app changes nothing. An app that
 cannot be loaded is replaced at once, even if its successor cannot be loaded either: it serves no
 requests.
 """
@@ -36,7 +36,7 @@ class FoundApp:
     """The app that was found, ready to be served."""
 
     app: App
-    #: Names its files, all of them; empty where they may change under that name.
+    #: A digest of all its files; empty if the files may change in place.
     content: str = ""
     #: Called when the app gets its first requests, and when none of its processes is left.
     begin: Callable[[], None] = lambda: None
@@ -49,7 +49,7 @@ class AppDeployment:
     def __init__(
         self, backend: Backend, find: Callable[[], Awaitable[FoundApp]], drain_s: float
     ) -> None:
-        """``find`` looks at the artifact; what it raises is why there is nothing to serve."""
+        """``find`` reads the artifact; it raises if there is nothing to serve."""
         self._backend = backend
         self._find = find
         self._drain_s = drain_s
@@ -72,20 +72,18 @@ class AppDeployment:
         return self._found is None or self._found.app.generated
 
     def serve(self, found: FoundApp) -> None:
-        """Have the app loaded; all requests go to it from now on."""
+        """Load an app; it gets all requests from now on."""
         self.problem = ""
         self._take_over(found, self._backend.open_app(found.app))
 
     def release(self) -> None:
-        """The pool has stopped: nothing runs any more."""
+        """Release the app: the pool has stopped, and none of its processes is left."""
         found, self._found = self._found, None
         if found is not None:
             found.release()
 
     async def reload(self) -> Reloaded:
-        """Prepare the artifact again, and serve the result. Concurrent callers get the same
-        outcome.
-        """
+        """Prepare the artifact again, and serve it. Concurrent callers get the same outcome."""
         return await self._looking(asked=True)
 
     @property
@@ -98,7 +96,7 @@ class AppDeployment:
     async def look_again(self) -> None:
         """If the app cannot be loaded, serve another artifact if there is one.
 
-        Files that change under one name are read at each retry anyway.
+        Files that change in place are read at each retry anyway.
         """
         if self.is_hopeless:
             await self._looking(asked=False)
@@ -117,7 +115,7 @@ class AppDeployment:
             found = await self._find()
         except (AppError, FlashpoolError, OSError) as error:
             return self._failed(str(error), told_once=not asked)
-        except Exception as error:  # noqa: BLE001 - whoever asked is told
+        except Exception as error:  # noqa: BLE001 - the caller gets the reason
             reason = f"the app cannot be prepared: {error!r}"
             return self._failed(reason, told_once=not asked)
         if self._serves(found):

@@ -1,4 +1,4 @@
-"""From the settings of routes to what applies to each request, once the app tells its routes.
+"""Applies the settings of routes to each request, once the app has reported its routes.
 
     App.policies --routes of the loaded app--> RouteTable --method, path--> RequestPolicy
 
@@ -20,23 +20,21 @@ from flashpool.pool.apps import LoadedRoute, Policies, RequestPolicy
 _log = logging.getLogger(__name__)
 
 _CALL: Final = "call"
-#: Methods with paths whose policies are remembered.
+#: Pairs of method and path whose policies are cached.
 _REMEMBERED: Final = 4096
 
 
 def policies_of(
     settings: Settings, name: str, declared: Sequence[AppRoute] = ()
 ) -> Callable[[Sequence[LoadedRoute]], Policies]:
-    """Return the ``policies`` of the `App` of that name; ``declared``: the routes of
-    its manifest.
-    """
+    """Return ``policies`` for the `App` of that name; its manifest has ``declared`` routes."""
 
     def policies(routes: Sequence[LoadedRoute]) -> Policies:
         loaded = [_app_route(route) for route in routes]
         table = RouteTable.of(settings, loaded)
         _log.info("%s: limits: %s", name, table.timeouts_text())
         _log.info("%s: isolation: %s", name, table.isolation_text())
-        # The app is right, and what its manifest says is not.
+        # Where the app differs from its manifest, the app is right.
         odd = differences(declared, loaded) if declared else []
         for sentence in (*table.warnings(), *odd):
             _log.warning("%s: %s", name, sentence)

@@ -3,8 +3,8 @@
     client --receive--> pump --body--> AppService --> worker
     client <--send----- answer <--response, piece, ended--'
 
-Neither side is read from faster than the other one takes: pieces of the body go as far as the app
-has given room, and the app gets credit for what the client's connection has taken.
+Neither side is read faster than the other side accepts data: pieces of the body are sent as far as
+the app has given room, and the app gets credit for what the client's connection has accepted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flashpool.pool.call_ids import name_bytes
 
 from .answers import with_id
 
-#: Status, headers, body, whether more comes; a piece and whether more comes.
+#: Status (0 for a further piece), headers, body, and whether more follows.
 _Part = tuple[int, Headers, bytes, bool]
 
 
@@ -48,7 +48,7 @@ class ProxiedRequest:
         """``given_id``: the id that the client sent, if it is valid."""
         self._loop = loop
         self.given_id = given_id
-        #: The service that has the request; later requests may go to another one.
+        #: The service that has the request; later requests may go to another service.
         self.service = service
         self._parts: deque[_Part] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -64,7 +64,7 @@ class ProxiedRequest:
 
     @property
     def id(self) -> bytes:
-        """The id of the request for its client, the app's output in the log, and the access log."""
+        """Return the id of the request for its client and for both logs."""
         return self.given_id or name_bytes(self.number)
 
     # The sink.
@@ -75,7 +75,7 @@ class ProxiedRequest:
         self._wake()
 
     def piece(self, body: bytes, more: bool) -> None:
-        """The next piece."""
+        """Receive the next piece of the answer's body."""
         self._parts.append((0, [], body, more))
         self._wake()
 
@@ -97,9 +97,7 @@ class ProxiedRequest:
     # The answer.
 
     async def _next(self) -> _Part | None:
-        """Return the next part of the answer, or None if the request ended without a complete
-        answer.
-        """
+        """Return the next part of the answer, or None if the answer ended incomplete."""
         while not self._parts:
             if self.end is not None:
                 return None
@@ -108,9 +106,7 @@ class ProxiedRequest:
         return self._parts.popleft()
 
     async def answer(self, send: Send, close: bool) -> AppEnd | None:
-        """Send the answer; return the end if the request ended before any of the answer
-        was sent.
-        """
+        """Send the answer; return the request's end if that came before any answer."""
         part = await self._next()
         if part is None:
             return self.end
@@ -136,7 +132,7 @@ class ProxiedRequest:
     # The body.
 
     async def pump(self, receive: Receive, limit: int) -> bool:
-        """Pass the rest of the body on, then wait for the client to leave.
+        """Pass the rest of the body on, then wait for the client to disconnect.
 
         Return whether the body was passed on; False if it exceeds ``limit`` bytes.
         """

@@ -28,10 +28,10 @@ _CODES: Final = {
     EndKind.FAILED: 1013,
     EndKind.LATE: 1001,
 }
-#: Bytes of a close frame's reason.
+#: Most bytes of a close frame's reason.
 _REASON: Final = 123
 _TOO_BIG: Final = 1009
-#: The client left without a close frame.
+#: The client disconnected without a close frame.
 _ABNORMAL: Final = 1006
 
 
@@ -61,7 +61,7 @@ class ProxiedSocket:
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int, given_id: bytes = b"") -> None:
-        """``most``: bytes that a message of the app may have; ``given_id``: as of a request."""
+        """``most``: bytes of a message of the app; ``given_id``: the client's id, if valid."""
         self.given_id = given_id
         self._loop = loop
         self._most = most
@@ -70,51 +70,49 @@ class ProxiedSocket:
         self._wider: asyncio.Future[None] | None = None
         self._room = app_messages.WINDOW
         self.number = 0
-        #: Of the answer to its client: 101, or that of the refusal; 0 as long as there is none.
+        #: Status of the answer to the client: 101, or that of a refusal; 0 before the answer.
         self.status = 0
         self.end: AppEnd | None = None
 
     @property
     def id(self) -> bytes:
-        """The id of the WebSocket for its client, the app's output in the log, and the
-        access log.
-        """
+        """Return the id of the WebSocket for its client and for both logs."""
         return self.given_id or name_bytes(self.number)
 
     # The sink.
 
     def accepted(self, subprotocol: str, headers: Headers) -> None:
-        """The app accepted the WebSocket."""
+        """Pass on that the app accepted the WebSocket."""
         self.status = 101
         accept: Message = {"type": "websocket.accept", "headers": headers}
         self._hear(_Heard({**accept, "subprotocol": subprotocol or None}))
 
     def message(self, piece: bytes, more: bool, text: bool) -> None:
-        """A piece of a message."""
+        """Receive a piece of a message from the app."""
         self._hear(_Heard(None, piece, more, text))
 
     def closed(self, code: int, reason: str) -> None:
-        """The app has closed it, or refused it."""
+        """End the WebSocket: the app closed or refused it."""
         self.status = self.status or 403
         self._hear(_Heard(_close(code, reason)))
         self.ended(AppEnd(kind=EndKind.ANSWERED))
 
     def response(self, status: int, headers: Headers, body: bytes, more: bool) -> None:
-        """An answer in its place."""
+        """Receive an HTTP response that the app sends in place of accepting the WebSocket."""
         self.status = status
         kind = "websocket.http.response.start"
         self._hear(_Heard({"type": kind, "status": status, "headers": headers}))
         self.piece(body, more)
 
     def piece(self, body: bytes, more: bool) -> None:
-        """The next piece of such an answer."""
+        """Receive the next piece of that response's body."""
         kind = "websocket.http.response.body"
         self._hear(_Heard({"type": kind, "body": body, "more_body": more}, body))
         if not more:
             self.ended(AppEnd(kind=EndKind.ANSWERED))
 
     def room(self, size: int) -> None:
-        """Allow data of so much further weight to be sent."""
+        """Allow further data of this weight to be sent."""
         self._room += size
         if self._wider is not None and not self._wider.done():
             self._wider.set_result(None)
@@ -136,7 +134,7 @@ class ProxiedSocket:
     # To the client.
 
     async def serve(self, service: AppService, send: Send) -> AppEnd | None:
-        """Pass on what the app says; the end of one whose client has no answer yet."""
+        """Pass on what the app sends; return the end if the client has no answer yet."""
         begun = False
         while (heard := await self._next()) is not None:
             begun = True
@@ -151,7 +149,7 @@ class ProxiedSocket:
         assert self.end is not None
         if not begun:
             return self.end
-        # Otherwise it was closed, or its app raised: its server cuts it then.
+        # Without a code, the app closed the WebSocket, or raised: then uvicorn closes it.
         if (code := _CODES.get(self.end.kind)) is not None:
             await send(_close(code, self.end.message))
         return None
@@ -190,7 +188,7 @@ class ProxiedSocket:
     # From the client.
 
     async def pump(self, service: AppService, receive: Receive) -> None:
-        """Pass on what the client sends, until it has closed or left."""
+        """Pass on what the client sends, until the client closes or disconnects."""
         while (message := await receive())["type"] != "websocket.disconnect":
             text = message.get("text")
             data = message.get("bytes") or b"" if text is None else text.encode()

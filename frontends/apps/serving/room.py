@@ -1,4 +1,4 @@
-"""Decides whether an app and its successor fit on this machine together during a reload."""
+"""Decides whether an app and its successor both fit on this machine during a reload."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MIB: Final = 1024 * 1024
 
 
 def no_room_for(app: App, stats: PoolStats) -> str:
-    """Why a second app like this does not fit; nothing, when it does."""
+    """Return why a second app like this does not fit; empty if it fits."""
     gpus = stats.gpus
     if gpus.total:
         free = sum(device.state == "free" and not device.calls for device in gpus.devices)
@@ -30,7 +30,7 @@ def no_room_for(app: App, stats: PoolStats) -> str:
 
 
 def free_memory_mb() -> int | None:
-    """MiB that processes may still take: of the machine, or of the container if that is less."""
+    """Return the free MiB: of the machine, or of the container if that has less."""
     found = [_of_machine(), _of_container()]
     known = [one for one in found if one is not None]
     return min(known) if known else None
@@ -49,5 +49,5 @@ def _of_container() -> int | None:
         limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
         used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
     except (OSError, ValueError):
-        return None  # another hierarchy, or none
+        return None  # cgroups of version 1, or none
     return None if not limit.isdigit() else max(0, int(limit) - used) // _MIB

@@ -1,10 +1,10 @@
 """Counts requests of a deployed app by the template of their route: outcomes and latency.
 
-    App.policies, watched --method, path--> template     as soon as the app tells its routes
+    App.policies, watched --method, path--> template     as soon as the app has reported its routes
     AppProxy --ended--> RouteCounts --stats--> AppStats.routes
 
-No path that a client wrote is kept, so there are as many rows as the app has routes. Counts go on
-through reloads. Counting one costs the look-up that its limits took, an addition and an appending.
+No path that a client sent is kept, so there are at most as many rows as the app has routes. Counts
+survive reloads. Counting a request costs a cached look-up, an addition and an append.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from flashpool.pool.stats import RouteStats
 #: Names for requests without a route or before the app is loaded, and beyond the limit of rows.
 NO_ROUTE: Final = "(none)"
 OTHER: Final = "(other)"
-#: Classes beside ``1xx`` to ``5xx``: the client left before an answer; the answer broke off.
+#: Classes beside ``1xx`` to ``5xx``: the client left before an answer; the answer was cut off.
 LEFT: Final = "left"
 CUT: Final = "cut"
 #: Largest number of templates with a row of their own, and of characters in one.
 _MOST: Final = 200
 _LONGEST: Final = 200
-#: Requests of a route whose seconds are kept one by one, at most.
+#: Most requests of a route whose seconds are kept one by one.
 _TOGETHER: Final = 1000
 
 
 class WatchedPolicies:
-    """The ``policies`` of an `App`, and what was made of them last."""
+    """The ``policies`` of an `App`, and the `Policies` that they last returned."""
 
     def __init__(self, make: Callable[[Sequence[LoadedRoute]], Policies]) -> None:
         self._make = make
@@ -50,25 +50,25 @@ class _Row:
     def __init__(self) -> None:
         self.ends: Counter[str] = Counter()
         self._seconds = Histogram()
-        #: Seconds that are not in the histogram yet: many are counted faster together.
+        #: Seconds that are not in the histogram yet: adding many at once is faster.
         self.latest: list[float] = []
 
     def seconds(self) -> Histogram:
-        """Return the total seconds of all requests so far."""
+        """Return the histogram of the seconds of all requests so far."""
         self._seconds.add(self.latest)
         self.latest.clear()
         return self._seconds
 
 
 class RouteCounts:
-    """Counts of one endpoint."""
+    """The counts of one endpoint."""
 
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
         self._policies: WatchedPolicies | None = None
 
     def serve(self, policies: WatchedPolicies | None) -> None:
-        """Requests are for the app with these from now on."""
+        """Count requests by these policies from now on."""
         self._policies = policies
 
     def ended(self, method: str, path: str, end: str, seconds: float) -> None:
@@ -98,5 +98,5 @@ class RouteCounts:
 
 
 def end_of(status: int) -> str:
-    """The class of a status; 0: there was none."""
+    """Return the class of a status; `LEFT` for 0, no status."""
     return f"{status // 100}xx" if status else LEFT
