@@ -1,6 +1,6 @@
 """An app's directory on ``sys.path``: before the standard library, the environment and the base.
 
-    zygote: what is needed from elsewhere is imported -> `put_first` -> preloads: the app's own copies
+    zygote: imports the runtime and hidden modules -> `put_first` -> preloads: the app's own copies
     worker: `reveal` -> the app's modules
 
 As with ``cd app; python -m uvicorn``, a ``queue.py`` of the app hides the standard module from the
@@ -16,7 +16,7 @@ import os
 import sys
 from importlib.machinery import PathFinder
 
-#: Modules with side effects at import, or that are not libraries.
+#: Modules that have side effects at import, or are not libraries.
 _NOT_IMPORTED = frozenset({"antigravity", "idlelib", "test", "this", "turtledemo"})
 #: Modules that an interpreter imports before it searches any directory.
 _AT_START = frozenset(
@@ -25,14 +25,12 @@ _AT_START = frozenset(
 )
 
 
-#: The directory of the app that this worker has.
+#: The directory of this worker's app.
 _first: list[str] = []
 
 
 def names_in(directory: str) -> set[str]:
-    """Return modules and packages that an import finds there; a folder that is not a package hides
-    nothing.
-    """
+    """Return the modules and packages in a directory; plain folders hide nothing."""
     found = set()
     for entry in os.listdir(directory):
         name = entry.partition(".")[0]
@@ -44,7 +42,7 @@ def names_in(directory: str) -> set[str]:
 
 
 def put_first(directory: str) -> None:
-    """In a zygote, when all is imported that is needed from elsewhere."""
+    """In a zygote: put the directory first, after importing standard modules that it hides."""
     for name in names_in(directory):
         if name not in sys.stdlib_module_names:
             forget(name)
@@ -52,12 +50,12 @@ def put_first(directory: str) -> None:
             try:
                 importlib.import_module(name)
             except ImportError:
-                continue  # of another platform
+                continue  # a module of another platform
     sys.path.insert(0, directory)
 
 
 def reveal(directory: str) -> None:
-    """In a worker, before any module of the app's is imported: what it hides is hidden."""
+    """In a worker, before any module of the app is imported: forget the modules that it hides."""
     _first[:] = [directory]
     if directory not in sys.path:
         sys.path.insert(0, directory)
@@ -73,6 +71,6 @@ def is_first() -> bool:
 
 
 def forget(package: str) -> None:
-    """Make the next import load the module anew; code that has imported it keeps it."""
+    """Make the next import load the package again; code that has imported it keeps the old one."""
     for name in [one for one in sys.modules if one.partition(".")[0] == package]:
         del sys.modules[name]

@@ -1,13 +1,13 @@
-"""Requests of apps and their answers, for the wire: see `wire` for the kinds of frames.
+"""Requests of apps and their answers, as bytes in frames: see `wire` for the kinds of frames.
 
     number | flags, slot | connection, method, version, path, raw path, query, name, value, ...
     number | status, flags | name, value, name, value, ...
-    number | subprotocol, name, value, name, value, ...      a WebSocket that is accepted
-    number | code, reason                                    one that is closed
+    number | subprotocol, name, value, name, value, ...      a WebSocket is accepted
+    number | code, reason                                    a WebSocket is closed
 
-Texts and headers are `fields`: how many there are, their lengths, then all of them. The connection
+Texts and headers are `fields`: their number, their lengths, then their bytes. The connection
 (scheme, root path, client, server) is the same for each request of a client, so it is JSON that
-both ends remember.
+both ends cache.
 
 The *ledger*, memory that both ends share, records whether a request has begun: before the worker
 enters the application, it writes the request's number to the request's slot. A message instead
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     #: Scheme, root path, client, server.
     Connection = tuple[str, str, tuple[str, int] | None, tuple[str, int | None] | None]
 
-#: Bytes of a body that either side sends ahead of the other's credit.
+#: Bytes of a body that either side may send ahead of the other's credit.
 WINDOW = 256 * 1024
-#: Bytes of a body in one frame.
+#: Most bytes of a body in one frame.
 PIECE = 64 * 1024
 
-#: Flags: more of the body follows; the client waits for ``100 Continue`` before it sends the body.
+#: Flags: more of the body follows; the body is sent on demand (the client waits for
+#: ``100 Continue``).
 MORE = 1
 ASKED_FOR = 2
 #: Flag of a request: it is for a WebSocket; of a message: it is text.
@@ -43,7 +44,7 @@ SOCKET = 4
 TEXT = 8
 
 # How the task of a request ended.
-#: The request was answered, or its client had left.
+#: The request was answered, or its client had disconnected.
 FINE = 0
 #: The application raised, or returned, without an answer.
 UNANSWERED = 1
@@ -52,7 +53,7 @@ CUT = 2
 #: The task was cancelled before the answer.
 CANCELLED = 3
 
-#: Weight of a piece of a message beside its bytes: a window holds few empty pieces.
+#: Weight of a piece of a message, beside its bytes: bounds the number of empty pieces in a window.
 _OF_A_PIECE = 64
 
 #: An entry of the ledger.
@@ -64,12 +65,12 @@ _RESPONSE = struct.Struct("<QHB")
 _FLAGS = struct.Struct("<QB")
 _CREDIT = struct.Struct("<QI")
 _CLOSING = struct.Struct("<QH")
-#: More headers than any server takes.
+#: Most fields of a message: more than any server accepts as headers.
 _MOST = 4096
 
 
 def pack_fields(fields: Sequence[bytes]) -> bytes:
-    """Any number of byte strings as one."""
+    """Pack any number of byte strings."""
     number = len(fields)
     return struct.pack(f"<{number + 1}I", number, *map(len, fields)) + b"".join(fields)
 
@@ -78,7 +79,7 @@ def unpack_fields(data: bytes, at: int) -> list[bytes]:
     """Return the fields that `pack_fields` packed, up to the end of the data.
 
     Raises:
-        BadFrame: it is something else.
+        BadFrame: the data is malformed.
     """
     try:
         (number,) = _COUNT.unpack_from(data, at)
@@ -103,13 +104,13 @@ def unpack_fields(data: bytes, at: int) -> list[bytes]:
 
 @lru_cache(maxsize=1024)
 def pack_connection(connection: Connection) -> bytes:
-    """Pack the facts that all requests of a connection share."""
+    """Pack the data that all requests of a connection share."""
     return dumps(connection).encode()
 
 
 @lru_cache(maxsize=1024)
 def unpack_connection(data: bytes) -> Connection:
-    """Return the facts that `pack_connection` packed."""
+    """Return the data that `pack_connection` packed."""
     scheme, root_path, client, server = loads(data)
     return scheme, root_path, _address(client), _address(server)
 
@@ -119,7 +120,7 @@ def _address(found: list[object] | None) -> tuple[str, int] | None:
 
 
 def pack_request(number: int, flags: int, slot: int, fields: Sequence[bytes]) -> bytes:
-    """The meta of a REQUEST; ``fields`` as `request_fields` makes them."""
+    """Pack the meta of a REQUEST; ``fields`` are from `request_fields`."""
     return _REQUEST.pack(number, flags, slot) + pack_fields(fields)
 
 
@@ -132,7 +133,7 @@ def request_fields(
     query: bytes,
     headers: Iterable[tuple[bytes, bytes]],
 ) -> list[bytes]:
-    """A request's head, as both ends of the pool pass it on."""
+    """Return a request's head as fields."""
     fields = [
         pack_connection(connection),
         method.encode(),
@@ -147,29 +148,29 @@ def request_fields(
 
 
 def unpack_request(meta: bytes) -> tuple[int, int, int, list[bytes]]:
-    """``number, flags, slot, fields`` of a REQUEST."""
+    """Return ``number, flags, slot, fields`` of a REQUEST."""
     number, flags, slot = _REQUEST.unpack_from(meta)
     return number, flags, slot, unpack_fields(meta, _REQUEST.size)
 
 
 def paired(fields: list[bytes], begin: int = 0) -> Headers:
-    """Headers of the fields from there on."""
+    """Return the fields from ``begin`` on as headers: pairs of name and value."""
     return list(zip(fields[begin::2], fields[begin + 1 :: 2], strict=True))
 
 
-# -- Both ways -----------------------------------------------------------------------------
+# -- In both directions --------------------------------------------------------------------
 
 
 def pack_flags(number: int, flags: int) -> bytes:
-    """The meta of BODY, PIECE and MESSAGE: whether more follows; of REQUEST_OVER: how."""
+    """Pack the meta of BODY, PIECE and MESSAGE (more follows), or of REQUEST_OVER (how)."""
     return _FLAGS.pack(number, flags)
 
 
 def unpack_flags(meta: bytes) -> tuple[int, int]:
-    """``number, flags`` of `pack_flags`.
+    """Return ``number, flags`` that `pack_flags` packed.
 
     Raises:
-        BadFrame: they are something else.
+        BadFrame: the meta is malformed.
     """
     if len(meta) != _FLAGS.size:
         raise wire.BadFrame("malformed app message: its flags are missing")
@@ -178,15 +179,15 @@ def unpack_flags(meta: bytes) -> tuple[int, int]:
 
 
 def pack_credit(number: int, size: int) -> bytes:
-    """The meta of a CREDIT: so many bytes more."""
+    """Pack the meta of a CREDIT for ``size`` bytes."""
     return _CREDIT.pack(number, size)
 
 
 def unpack_credit(meta: bytes) -> tuple[int, int]:
-    """``number, size`` of a CREDIT.
+    """Return ``number, size`` of a CREDIT.
 
     Raises:
-        BadFrame: it is something else.
+        BadFrame: the meta is malformed.
     """
     if len(meta) != _CREDIT.size:
         raise wire.BadFrame("malformed app message: its credit is missing")
@@ -200,15 +201,15 @@ def weight(piece: bytes) -> int:
 
 
 def pack_closing(number: int, code: int, reason: str) -> bytes:
-    """The meta of a CLOSING."""
+    """Pack the meta of a CLOSING."""
     return _CLOSING.pack(number, code) + reason.encode("utf-8", "replace")
 
 
 def unpack_closing(meta: bytes) -> tuple[int, int, str]:
-    """``number, code, reason`` of a CLOSING.
+    """Return ``number, code, reason`` of a CLOSING.
 
     Raises:
-        BadFrame: it is something else.
+        BadFrame: the meta is malformed.
     """
     if len(meta) < _CLOSING.size:
         raise wire.BadFrame("malformed app message: its code is missing")
@@ -225,10 +226,10 @@ def pack_response(number: int, status: int, flags: int, fields: Sequence[bytes])
 
 
 def unpack_response(meta: bytes) -> tuple[int, int, int, Headers]:
-    """``number, status, flags, headers`` of a RESPONSE.
+    """Return ``number, status, flags, headers`` of a RESPONSE.
 
     Raises:
-        BadFrame: it is something else.
+        BadFrame: the meta is malformed.
     """
     if len(meta) < _RESPONSE.size:
         raise wire.BadFrame("malformed app message: its status is missing")
@@ -240,15 +241,15 @@ def unpack_response(meta: bytes) -> tuple[int, int, int, Headers]:
 
 
 def pack_accepted(number: int, subprotocol: str, fields: Sequence[bytes]) -> bytes:
-    """The meta of an ACCEPTED; ``fields`` as of a response."""
+    """Pack the meta of an ACCEPTED; ``fields`` are names and values of headers."""
     return wire.NUMBER.pack(number) + pack_fields([subprotocol.encode(), *fields])
 
 
 def unpack_accepted(meta: bytes) -> tuple[int, str, Headers]:
-    """``number, subprotocol, headers`` of an ACCEPTED.
+    """Return ``number, subprotocol, headers`` of an ACCEPTED.
 
     Raises:
-        BadFrame: it is something else.
+        BadFrame: the meta is malformed.
     """
     number, _ = wire.split_number(meta)
     fields = unpack_fields(meta, wire.NUMBER.size)

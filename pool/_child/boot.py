@@ -1,7 +1,7 @@
 """``python -I -S boot.py CONTROL_FD SUPERVISOR_PID DESCRIPTORS FILES STACKS_FD``: become a zygote.
 
-``DESCRIPTORS`` is the soft limit of open files to set; 0 keeps the present one. ``FILES`` names the
-directories of the zygote's calls; ``STACKS_FD`` is the file of `stack_dumps`.
+``DESCRIPTORS`` is the soft limit of open files to set; 0 keeps the current limit. ``FILES`` is the
+name of the directories for files of calls; ``STACKS_FD`` is the file of `stack_dumps`.
 
 This folder becomes importable as the package ``_flashpool`` without being on ``sys.path``, where
 its modules could shadow the user's.
@@ -17,7 +17,7 @@ sys.modules["_flashpool"] = package
 from _flashpool import processes
 
 if int(sys.argv[3]):
-    # First of all: some modules read the limit when they are imported.
+    # Before the zygote's imports: some modules read the limit when they are imported.
     processes.set_soft_limit(processes.DESCRIPTORS, int(sys.argv[3]))
 
 from _flashpool.fork_server import zygote

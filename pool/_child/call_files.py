@@ -1,12 +1,12 @@
-"""Files that a call has while it lives: the modules it ships, its source, what it installs.
+"""Files of a call while it runs: modules that it ships, its source, packages that it installs.
 
-    guard, zygote: name() ---- fork ---> worker: directory() makes PLACE/NAME/PID
-    zygote: the worker is dead ------------> remove_all_but(workers that live)
-    guard: all of the zygote is gone ------> remove_all()
-    supervisor: the guard was killed ------> it removes `paths_of` the name that it gave them
+    guard, zygote: name() ---- fork ---> worker: directory() creates PLACE/NAME/PID-*
+    zygote: the worker is dead ------------> remove_all_but(live workers)
+    guard: the zygote's tree is gone ------> remove_all()
+    supervisor: the guard was killed ------> removes `paths_of` the name that it gave them
 
-A directory is created when code first asks for it. The first one sets a byte of shared memory, so
-that a zygote looks for directories to remove only if a worker created one.
+A directory is created when code first asks for it. Its creation sets a byte of shared memory, so
+that a zygote looks for directories to remove only if a worker has created one.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 _name = ""
 #: The zygote's session, until a worker has its own.
 _session = 0
-#: Bytes that a zygote shares with its workers, and which of them says that there are files.
+#: Bytes that a zygote shares with its workers; and the index of the byte that says that files
+#: exist.
 _marks: Array[c_ubyte] | None = None
 _mark = 0
-#: The call's own, once it was made.
+#: The call's directory, once it was created.
 _directory = ""
 
 
 def name(given: str) -> None:
-    """The name of the directory that a guard, its zygote and its workers share."""
+    """Set the name of the directory that a guard, its zygote and its workers share."""
     global _name, _session
     _session = os.getsid(0)
     _name = given
@@ -45,7 +46,7 @@ def watch(marks: Array[c_ubyte], mark: int) -> None:
 
 
 def _places(preferred: str | None = None) -> list[str]:
-    """Return candidates for the place; the first that can be written to is used."""
+    """Return candidate directories to create files in; the first writable one is used."""
     if preferred is None:
         preferred = os.environ.get("TMPDIR", "")
     places = [preferred, "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108
@@ -53,19 +54,17 @@ def _places(preferred: str | None = None) -> list[str]:
 
 
 def paths_of(given: str, preferred: str | None = None) -> list[str]:
-    """Return all possible directories of this name; ``preferred`` is the ``TMPDIR`` of these
-    processes.
-    """
+    """Return all possible directories of this name; ``preferred``: ``TMPDIR`` of the processes."""
     return [
         f"{place}/{one}" for place in _places(preferred) for one in (given, f"{given}-commands")
     ]
 
 
 def directory() -> str:
-    """Return the private directory of this process's call, creating it at first.
+    """Return the private directory of this process's call; create it at the first request.
 
     Raises:
-        OSError: no place for temporary files can be written to.
+        OSError: no directory for temporary files is writable.
     """
     global _directory
     if not _directory:
@@ -74,10 +73,10 @@ def directory() -> str:
 
 
 def of_the_zygote(what: str) -> str:
-    """Return a directory that lasts as long as the zygote, creating it at first.
+    """Return a directory that lasts as long as the zygote; create it at the first request.
 
     Raises:
-        OSError: no place for temporary files can be written to.
+        OSError: no directory for temporary files is writable.
     """
     failure: OSError | None = None
     for place in _places():
@@ -90,9 +89,7 @@ def of_the_zygote(what: str) -> str:
 
 
 def is_of_a_call() -> bool:
-    """Return whether this is a worker or its child; other forks of a zygote share the zygote's
-    session.
-    """
+    """Return whether this process is a worker or its child: it has left the zygote's session."""
     return bool(_name) and os.getsid(0) != _session
 
 
@@ -127,8 +124,8 @@ def _make() -> str:
 
 
 def _make_in(base: str) -> str:
-    # The session's number is the worker's, also in processes that it forked. Files of an earlier
-    # process with the same number may still be being removed.
+    # The session's id is the worker's pid, also in processes that the worker forked. Files of an
+    # earlier worker with the same pid may still be being removed.
     number = os.getsid(0)
     own = f"{base}/{number}-{os.urandom(4).hex()}"
     while True:
@@ -138,7 +135,7 @@ def _make_in(base: str) -> str:
         try:
             os.mkdir(own, 0o700)
         except FileNotFoundError:
-            continue  # the zygote removed the empty directory between the two
+            continue  # the zygote has removed the empty base directory meanwhile
         return own
 
 
@@ -151,7 +148,7 @@ def _make_base(base: str) -> None:
 
 
 def _make_alone() -> str:
-    """In a process that no zygote cleans up behind."""
+    """Create the directory in a process without a zygote; remove it at exit."""
     import atexit
     import tempfile
 
@@ -164,7 +161,8 @@ def remove_all_but(workers: Collection[int]) -> None:
     """In a zygote: remove the files of calls whose workers are dead."""
     if _marks is None:
         return
-    # Before looking: a worker that makes files from here on says so again.
+    # Cleared before the directories are listed: a worker that creates files from now on sets it
+    # again.
     _marks[_mark] = 0
     for place in _places():
         base = f"{place}/{_name}"
@@ -174,17 +172,17 @@ def remove_all_but(workers: Collection[int]) -> None:
             continue
         for one in names:
             number = one.partition("-")[0]
-            # Calls may write here, too: what has another name is of no call that lives.
+            # Calls may write here, too. A directory with any other name belongs to no live call.
             if not number.isdecimal() or int(number) not in workers:
                 trees.remove(f"{base}/{one}")
         try:
             os.rmdir(base)
         except OSError:
-            _marks[_mark] = 1  # there are files of calls that live
+            _marks[_mark] = 1  # files of running calls are left
 
 
 def remove_all() -> None:
-    """In a guard: its zygote and all below it are gone."""
+    """In a guard whose zygote is gone, with all below it: remove all files of calls."""
     for base in paths_of(_name):
         if os.path.isdir(base):
             trees.remove(base)

@@ -1,12 +1,13 @@
-"""Packages that a call installs while it runs: a directory of its own, first on the path.
+"""Packages that a call installs while it runs: they go to the call's own directory.
 
-    the call starts a program -> its variables: PYTHONPATH, PATH, FLASHPOOL_CALL_PACKAGES
-    that program is pip       -> `for_children/pip`, which installs there
-    it does not find that     -> PIP_CONFIG_FILE: so does pip itself (``python -I``, ``--isolated``)
-    the call imports          -> sys.path[0]
+    the call starts a program -> variables PYTHONPATH, PATH, FLASHPOOL_CALL_PACKAGES
+    that program is pip       -> `for_children/pip`, which installs into the directory
+    pip does not find that    -> PIP_CONFIG_FILE makes pip itself do so (``python -I``,
+                                 ``--isolated``)
+    the call imports          -> sys.path[0] is the directory
 
-An environment is shared by calls, and the server's own is used by all: neither is written to.
-A call that starts no program, and does not import pip, has none of this.
+Calls share their environment, and all use the server's own: pip writes to neither. A call that
+starts no program, and does not import pip, has no such directory.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from typing import Any
 
-#: The folder that shows children our ``pip`` first.
+#: The folder in which child processes find flashpool's ``pip`` first.
 _FRONT = os.path.dirname(os.path.abspath(__file__)) + "/for_children"
 _INSTALLS = re.compile(rb"\b(pip[\d.]*|uv)\b")
 _UV = "[pip]\ntarget = {target!r}\n"
@@ -35,23 +36,23 @@ upgrade = yes
 [uninstall]
 requirement = /dev/null/others-use-this-environment--name-packages-in-dependencies
 """
-#: Other places to install into, which cannot be combined with a target.
+#: Options of other places to install into, which cannot be combined with a target.
 _PLACES = ("user", "prefix", "root")
-#: The file of settings that pip was given before, if it was.
+#: The variable that keeps the path of the user's own settings file of pip, if any.
 _THEIR_PIP_SETTINGS = "FLASHPOOL_PIP_CONFIG_FILE"
 
 
 def prepare() -> None:
-    """Prepare, before any call, that programs which calls start get these settings."""
+    """Wrap the functions that start programs, so that programs of calls get these variables."""
     sys.meta_path.insert(0, ChildrenFinder())
     os.system = _telling(os.system)  # type: ignore[assignment]
     os.posix_spawn = _spawning(os.posix_spawn)
     os.posix_spawnp = _spawning(os.posix_spawnp)
-    # Other functions of the module that replace or start a process look these up in it.
+    # Other functions of `os` that execute or start programs call these by their global names.
     os.execv = _executing(os.execv)
     os.execve = _executing(os.execve)
     if (there := sys.modules.get("_posixsubprocess")) is not None:
-        # A module of `site` starts programs. `subprocess` has its own name for the function.
+        # A module that `site` imported has loaded it. `subprocess` has its own reference.
         wrapped = _forking(there.fork_exec)
         there.fork_exec = wrapped  # type: ignore[attr-defined]
         if (subprocess := sys.modules.get("subprocess")) is not None:
@@ -59,7 +60,7 @@ def prepare() -> None:
 
 
 class ChildrenFinder:
-    """Notices when a call is about to start programs, or to use pip itself."""
+    """Notices the import of modules with which a call starts programs, or runs pip itself."""
 
     def find_spec(
         self, name: str, _path: Sequence[str] | None = None, _target: object = None
@@ -92,25 +93,25 @@ class ChildrenFinder:
 
 
 class _Wrapping:
-    """Loads `_posixsubprocess`, and has its one function tell children."""
+    """Loads `_posixsubprocess`, and wraps its only function."""
 
     def __init__(self, spec: ModuleSpec) -> None:
         self.spec = spec
 
     def create_module(self, _spec: ModuleSpec) -> Any:
-        """The module that the real loader makes."""
+        """Return the module that the real loader creates."""
         assert self.spec.loader is not None
         return self.spec.loader.create_module(self.spec)
 
     def exec_module(self, module: Any) -> None:
-        """Run it, and wrap its function."""
+        """Execute the module, and wrap its function."""
         assert self.spec.loader is not None
         self.spec.loader.exec_module(module)
         module.fork_exec = _forking(module.fork_exec)
 
 
 def _forking(fork_exec: Callable[..., int]) -> Callable[..., int]:
-    """``fork_exec`` of all versions: arguments, files to try, two others, folder, variables."""
+    """Wrap ``fork_exec``, whose first six parameters are the same in all versions of Python."""
 
     def fork_exec_telling(
         arguments: Sequence[Any],
@@ -125,7 +126,7 @@ def _forking(fork_exec: Callable[..., int]) -> Callable[..., int]:
             try:
                 files, env = _told(arguments, files, env)
             except OSError:
-                pass  # there is no place for a directory: nothing is installed either
+                pass  # no directory can be created, so nothing can be installed either
         return fork_exec(arguments, files, close, keep, cwd, env, *rest)
 
     return fork_exec_telling
@@ -141,13 +142,13 @@ def _told(
         pairs = (one.partition(b"=") for one in env)
         known = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
     variables = {**known, **_variables(known)}
-    if len(files) > 1:  # looked for on the path
+    if len(files) > 1:  # the program is searched for on PATH
         files = [os.fsencode(f"{_directory()}/bin/") + os.path.basename(files[0]), *files]
     return files, [os.fsencode(f"{name}={value}") for name, value in variables.items()]
 
 
 def _note(command: bytes) -> None:
-    """Make the call itself search the directory into which it installs."""
+    """If the command installs packages, make the call itself search the directory, too."""
     found = set(_INSTALLS.findall(command))
     if not found:
         return
@@ -190,7 +191,7 @@ def _spawning(spawn: Callable[..., int]) -> Callable[..., int]:
 
 
 def _executing(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """``execv`` and ``execve``, whose variables are those of this process or the last argument."""
+    """Wrap ``execv`` (with this process's variables) or ``execve`` (with variables as argument)."""
 
     def execute_telling(path: Any, argv: Any, *env: Mapping[Any, Any]) -> Any:
         if call_files.is_of_a_call():
@@ -211,17 +212,17 @@ def _executing(execute: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _directory() -> str:
-    """The directory; on the path of this process once it was asked for."""
+    """Return the directory; create it and put it on ``sys.path`` at the first request."""
     path = f"{call_files.directory()}/packages"
     if path not in sys.path:
         os.makedirs(path, exist_ok=True)
-        # An app's own modules go before what it installs while it runs.
+        # An app's own modules come before packages that it installs while it runs.
         sys.path.insert(1 if app_directory.is_first() else 0, path)
     return path
 
 
 def _variables(known: Mapping[str, str]) -> dict[str, str]:
-    """Return variables to add to, or replace in, those that a program gets."""
+    """Return the variables to add to, or replace in, the environment of a program."""
     target = _directory()
     told = {
         "FLASHPOOL_CALL_PACKAGES": target,
@@ -229,7 +230,7 @@ def _variables(known: Mapping[str, str]) -> dict[str, str]:
         "PIP_ROOT_USER_ACTION": "ignore",
     }
     given = known.get("PIP_CONFIG_FILE")
-    if given is not None and given.startswith(target):  # it is of a program that was told
+    if given is not None and given.startswith(target):  # set by flashpool in a parent process
         given = known.get(_THEIR_PIP_SETTINGS)
     if given is not None:
         told[_THEIR_PIP_SETTINGS] = given
@@ -243,10 +244,10 @@ def _variables(known: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pip_settings(target: str, theirs: str | None) -> str:
-    """Write a file that makes pip install into the directory, and keeps the settings of pip's user.
+    """Write a settings file that makes pip install into the directory; keep the user's settings.
 
-    A variable of pip's would do for the directory; but not with ``--isolated``, nor for what it
-    uninstalls.
+    An environment variable of pip could set the directory, but ``--isolated`` ignores it, and no
+    variable prevents uninstalling.
     """
     path = f"{target}.pip.conf"
     if theirs is not None:
@@ -260,7 +261,7 @@ def _pip_settings(target: str, theirs: str | None) -> str:
 
 
 def _user_settings(given: str | None) -> list[str]:
-    """Files of settings that pip reads, or would if it were not given another."""
+    """Return the settings files that pip would read without flashpool's."""
     if given is not None:
         return [given]
     config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
@@ -277,7 +278,7 @@ def _with_theirs(ours: str, files: list[str]) -> str:
     try:
         settings.read(there, encoding="utf-8")
     except (Error, UnicodeError, OSError):
-        return ours  # as pip, which would say so
+        return ours  # pip itself would report the broken file
     for section in settings.sections():
         for place in _PLACES:
             settings.remove_option(section, place)

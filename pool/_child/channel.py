@@ -1,16 +1,16 @@
-"""A worker's end of its channel. The zygote creates it before the fork, which is cheaper."""
+"""A worker's end of its channel, which the zygote creates before the fork, as that is cheaper."""
 
 from __future__ import annotations
 
 import os
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
-# Bound here, as user code may have changed them when a result is sent.
+# Bound here, because user code may have replaced them in `socket` when a result is sent.
 from builtins import BaseException, OSError, len, memoryview
 
 from . import framing, wire
 
-#: Larger requests than this are refused by the front-ends long before.
+#: Only a formal limit: front-ends refuse much smaller requests.
 _BODY_LIMIT = 1 << 40
 
 
@@ -26,10 +26,10 @@ class Channel:
         self.frames: list[wire.Frame] = []
 
     def receive(self) -> wire.Frame:
-        """The next frame.
+        """Return the next frame.
 
         Raises:
-            Closed: the supervisor is gone, or has no use for this worker.
+            Closed: the supervisor is gone, or no longer needs this worker.
         """
         while not self.frames:
             data, fds = framing.receive(self.sock)
@@ -51,7 +51,7 @@ class Channel:
         except OSError:
             raise
         except BaseException:
-            # An audit hook of user code's refuses it. No hook is asked about `sendall`.
+            # An audit hook of user code forbids `sendmsg`. `sendall` raises no audit event.
             if fds:
                 raise
             sent = 0

@@ -1,4 +1,4 @@
-"""Forks of this process: without the hooks that only forks of user code need."""
+"""Forks this process without the fork hooks that only forks by user code need."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ fork = os.fork
 _deferred: list[dict[str, Callable[[], None]]] = []
 
 
-#: The main thread's object, which gets its new kernel id here instead of by the hooks.
+#: The main thread's object, which gets its new kernel id from `worker_start`, not from hooks.
 main_thread: threading.Thread
 
 
 class NotSafe(Exception):
-    """This process must not fork workers: ``module`` made it so, ``why`` says how."""
+    """This process must not fork workers, because of ``module``; ``why`` is the reason."""
 
     def __init__(self, module: str, why: str) -> None:
         super().__init__(module, why)
@@ -30,12 +30,12 @@ class NotSafe(Exception):
 
 
 def defer_lock_hooks() -> None:
-    """Import ``threading`` and ``logging`` without their hooks at fork.
+    """Import ``threading`` and ``logging`` without their fork hooks.
 
-    The hooks renew locks that other threads may have held. A zygote has one thread and
-    holds none when it forks, so for its forks they have nothing to do, and they took
-    more than half of a worker's start. They are registered when user code forks. Hooks
-    of other modules that are there before the preloads are left alone.
+    The hooks renew locks that other threads may have held. A zygote has one thread and holds no
+    lock when it forks, so its forks do not need the hooks, which took more than half of a worker's
+    start. They are registered when user code forks. Fork hooks of other modules imported before the
+    preloads are left alone.
     """
     global main_thread
     with hooks_deferred():
@@ -48,9 +48,7 @@ def defer_lock_hooks() -> None:
 
 @contextmanager
 def hooks_deferred() -> Iterator[None]:
-    """Defer hooks that imports register for forks until user code forks: a worker's start is no
-    fork to them.
-    """
+    """Defer fork hooks that imports register until user code forks; a worker's start runs none."""
     register = os.register_at_fork
     os.register_at_fork = lambda **hooks: _deferred.append(hooks)
     try:

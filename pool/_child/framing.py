@@ -1,7 +1,7 @@
 """Writes frames and packets to a socket, and reads them; `wire` defines their meaning.
 
-    head + body -- sendmsg, with `rights` --> stream --> receive --> whole      (nearly always)
-                                                                 '-> FrameReader  (cut anyhow)
+    head + body -- sendmsg, with `rights` --> stream --> receive --> whole  (nearly always)
+                                                                 '-> FrameReader  (any chunks)
     send_packet ---------------------------> packet  --> receive_packet, receive_packets
 
 Nothing here trusts the other end of a channel: user code may have written to it.
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import struct
 
-# The C module: socket's own constants are enums and its class is a wrapper, which a worker
-# would pay for.
+# The C module: the constants of `socket` are enums and its class is a wrapper, which would cost
+# each worker time.
 from _socket import (
     CMSG_SPACE,
     MSG_CMSG_CLOEXEC,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .wire import Meta
 
 _ANCILLARY = CMSG_SPACE(MAX_FDS * 4)
-#: Below what malloc would map, and give back, for every read.
+#: Bytes per read: small enough that malloc does not map and unmap memory for each.
 _CHUNK = 64 * 1024
 
 
@@ -47,10 +47,10 @@ def whole(data: bytes, fds: list[int]) -> Frame | None:
 
 
 class FrameReader:
-    """Turns what arrives on a channel, however it is cut, into frames.
+    """Turns the bytes that arrive on a channel, in any chunks, into frames.
 
-    Memory is bounded by the frame being read: its lengths are checked against the
-    limits before anything is kept, and so is the number of descriptors that came along.
+    Memory is bounded by the frame being read: its lengths are checked against the limits before its
+    body is kept, and so is the number of descriptors that arrived.
     """
 
     def __init__(self, body_limit: int) -> None:
@@ -63,29 +63,29 @@ class FrameReader:
         self._need = HEADER.size
 
     def feed(self, data: bytes, fds: list[int]) -> list[Frame]:
-        """Take bytes and descriptors in; the frames they complete.
+        """Add bytes and descriptors; return the frames that they complete.
 
         Raises:
-            BadFrame: the bytes are not a frame, or it is larger than allowed.
+            BadFrame: the bytes are not a frame, or the frame is larger than allowed.
         """
         if not self._have:
             frame = whole(data, fds)
             if frame is not None:
                 return [frame]
         self.fds += fds
-        # Those of the current frame, and of a frame that these bytes may begin.
+        # Descriptors of the current frame, and of a frame that these bytes may begin.
         if len(self.fds) > 2 * MAX_FDS:
             raise BadFrame(f"{len(self.fds)} descriptors arrived that belong to no frame")
         self._chunks.append(data)
         self._have += len(data)
         if self._have < self._need:
             return []
-        # Let go of the pieces: a large body is held in three forms otherwise.
+        # Release the pieces, or a large body would be in memory three times.
         data, self._chunks = b"".join(self._chunks), []
         return self._frames(data)
 
     def _frames(self, data: bytes) -> list[Frame]:
-        """Yield complete frames, and keep the rest of the data."""
+        """Return the complete frames, and keep the rest of the data."""
         frames: list[Frame] = []
         at = 0
         self._need = HEADER.size
@@ -93,7 +93,7 @@ class FrameReader:
             magic, kind, n_fds, meta_length, body_length = HEADER.unpack_from(data, at)
             if magic != MAGIC or meta_length > META_LIMIT or body_length > self.body_limit:
                 if frames:
-                    break  # they count; the next bytes, or their end, come back to this
+                    break  # return valid frames first; the next call raises
                 raise BadFrame(f"not a frame: it begins with {data[at : at + 16]!r}")
             body_at = at + HEADER.size + meta_length
             end = body_at + body_length
@@ -110,7 +110,7 @@ class FrameReader:
 
 
 def receive(sock: socket) -> tuple[bytes, list[int]]:
-    """Whatever is there (``b""`` at the end), with the descriptors that rode along."""
+    """Return the bytes that have arrived (``b""`` at the end), with their descriptors."""
     data, ancillary, _, _ = sock.recvmsg(_CHUNK, _ANCILLARY, MSG_CMSG_CLOEXEC)
     return data, _fds_in(ancillary) if ancillary else []
 
@@ -125,7 +125,7 @@ def _fds_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 
 def rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
-    """The ancillary part of ``sendmsg`` that carries descriptors."""
+    """Return the ancillary data with which ``sendmsg`` sends descriptors."""
     if not fds:
         return []
     return [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))]
@@ -150,7 +150,7 @@ def receive_packet(sock: socket) -> tuple[Meta | Exited, list[int]]:
 
 
 def receive_packets(sock: socket) -> tuple[list[tuple[Meta | Exited, list[int]]], bool]:
-    """The control messages that have arrived; and whether more may come."""
+    """Return the control messages that have arrived, and whether more may come."""
     found: list[tuple[Meta | Exited, list[int]]] = []
     while True:
         try:
@@ -165,6 +165,6 @@ def receive_packets(sock: socket) -> tuple[list[tuple[Meta | Exited, list[int]]]
 
 
 def _message(data: bytes) -> Meta | Exited:
-    # Text, so that `loads` does not guess the encoding first.
+    # Decoded here, so that `loads` does not first detect the encoding.
     found: Meta | Exited = Exited.unpack(data) or loads(data.decode())
     return found

@@ -1,14 +1,14 @@
 """A job of a deployed app as a request to its worker: the format of requests and answers.
 
-    supervisor -> worker   a request of the method `job`; its path is the job's id, its headers are the
-                           options below, and its body is the job, as JSON
+    supervisor -> worker   a request with the method `job`; the path is the job's id, the headers
+                           are the options below, and the body is the job, as JSON
     worker -> supervisor   an answer whose body is records: a kind, a length, so many bytes of JSON
 
         ITEM     one item of a generator
-        RESULT   what the handler returned; the last record
+        RESULT   the handler's result; the last record
         FAILED   why there is no result, as an object; the last record
 
-The cutting of bodies and the credit for them are those of all requests (`app_messages`).
+Bodies are cut into pieces, and have credit, as in all requests (`app_messages`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The method of a request that is a job.
+#: The method of a request that carries a job.
 JOB = "job"
 
-# Names of options. Bytes that an item, and a result, may have.
+# Names of options. Most bytes of an item, and of a result.
 ITEM_LIMIT = b"item-limit"
 RESULT_LIMIT = b"result-limit"
 #: Whether items are sent one by one, and whether the result is a list of them.
@@ -38,7 +38,7 @@ ITEM = 1
 RESULT = 2
 FAILED = 3
 
-#: Bytes of a FAILED record, at most: its texts are bounded where it is made.
+#: Most bytes of a FAILED record, whose texts are cut when it is created.
 FAILURE_LIMIT = 4 * 1024 * 1024
 
 _HEAD = struct.Struct("<BQ")
@@ -61,14 +61,14 @@ class RecordReader:
 
     @property
     def held(self) -> int:
-        """Bytes of a record that is not complete."""
+        """Return the number of bytes held of an incomplete record."""
         return self._size
 
     def feed(self, piece: bytes) -> Iterator[tuple[int, bytes]]:
-        """``kind, body`` of the records that are complete with this piece.
+        """Add a piece; yield ``kind, body`` of each record that it completes.
 
         Raises:
-            BadFrame: these are no records.
+            BadFrame: the bytes are not records.
         """
         self._pieces.append(piece)
         self._size += len(piece)

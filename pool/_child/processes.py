@@ -1,7 +1,7 @@
-"""Facts and operations of the kernel on processes: parents, children, limits, `prctl`. Linux only.
+"""Queries and operations on processes: parents, children, limits, `prctl`. Linux only.
 
-``ctypes`` is loaded once in the zygote; a forked worker pays a microsecond per call of a C
-function. ctypes replaces `resource` and `mmap` here: every fork copies the mappings of a library.
+``ctypes`` is loaded once, in the zygote; in a worker, a call of a C function costs a microsecond.
+It replaces `resource` and `mmap`, libraries whose mappings every fork would copy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _prctl = _libc.prctl
 _rusage = (ctypes.c_long * 32)()
 _MAXRSS = 4
 _getrusage = _libc.getrusage
-#: A ``struct rlimit``: the soft limit and the hard one; and which (asm-generic/resource.h).
+#: A ``struct rlimit``: the soft and the hard limit. Kinds of limits (asm-generic/resource.h).
 _Limit = ctypes.c_ulong * 2
 CORE_SIZE, PROCESSES, DESCRIPTORS = 4, 6, 7
 _UNLIMITED = ctypes.c_ulong(-1).value
@@ -32,22 +32,23 @@ _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _fflush = _libc.fflush
 _sigmask = _libc.pthread_sigmask
-#: A ``sigset_t`` without any.
+#: An empty ``sigset_t``.
 _NO_SIGNALS = (ctypes.c_ulong * 16)()
 SIG_BLOCK, SIG_SETMASK = int(signal.SIG_BLOCK), int(signal.SIG_SETMASK)
 #: linux/fcntl.h
 _F_DUPFD_CLOEXEC = 1030
 _fcntl = _libc.fcntl
-#: Descriptors that flashpool's processes allow themselves, if the hard limit is higher.
+#: The limit of descriptors that flashpool's processes set for themselves, if the hard limit allows.
 MOST_DESCRIPTORS = 65536
-#: The soft limit that this process was started with, once it has another one.
+#: The soft limit that this process was started with, once it has been changed.
 _began_with: int | None = None
-#: Between rounds of `kill_descendants`: a killed process is gone within a millisecond, mostly.
+#: Pauses between rounds of `kill_descendants`: a killed process is mostly gone within a
+#: millisecond.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0005, 0.05
 
 
 def become_subreaper() -> None:
-    """Make orphaned descendants of this process its children, instead of init's."""
+    """Make orphaned descendants of this process its children instead of children of init."""
     if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError("PR_SET_CHILD_SUBREAPER failed: is this Linux 3.4 or later?")
 
@@ -62,7 +63,7 @@ def set_dumpable(dumpable: int) -> None:
 
 
 def unblock_signals(how: int = SIG_SETMASK) -> None:
-    """Block no signal from now on; with `SIG_BLOCK` in its place, change nothing.
+    """Unblock all signals; with ``how=SIG_BLOCK``, change nothing.
 
     `signal.pthread_sigmask` returns a set of blocked signals, which costs a worker memory pages.
     """
@@ -71,7 +72,7 @@ def unblock_signals(how: int = SIG_SETMASK) -> None:
 
 
 def limit_of(kind: int) -> float:
-    """Return this process's limit of a kind; infinity if there is none."""
+    """Return this process's soft limit of a kind; infinity if unlimited."""
     limit = _Limit()
     if _libc.getrlimit(kind, limit) != 0:
         raise OSError(f"getrlimit({kind}) failed")
@@ -94,11 +95,10 @@ def set_soft_limit(kind: int, soft: int) -> None:
 
 
 def raise_descriptors() -> bool:
-    """Allow this process more open files than it was started with; return whether it may have more
-    now.
+    """Raise this process's soft limit of open files; return whether that was possible.
 
-    Its children get the original limit (`descriptors_of_children`): code that uses ``select``
-    breaks at numbers above 1023, and some code closes every possible number.
+    Children get the original limit (`descriptors_of_children`): code that uses ``select`` breaks at
+    numbers above 1023, and some code closes every possible number.
     """
     global _began_with
     soft = limit_of(DESCRIPTORS)
@@ -112,15 +112,15 @@ def raise_descriptors() -> bool:
 
 
 def descriptors_of_children() -> int | None:
-    """Return the limit of descriptors with which this process was started, if it has changed."""
+    """Return the limit of descriptors with which this process was started, if it was changed."""
     return _began_with
 
 
 def duplicate_from(fd: int, lowest: int) -> int:
-    """Duplicate a descriptor to the first free number from there on; not inherited by exec."""
+    """Duplicate a descriptor to the first free number from ``lowest`` on; close it on exec."""
     made: int = _fcntl(fd, _F_DUPFD_CLOEXEC, lowest)
     if made < 0:
-        # If the limit is below the number itself, the kernel returns EINVAL.
+        # If the limit is below ``lowest``, the kernel reports EINVAL.
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return made
 
@@ -132,7 +132,7 @@ def forbid_core_dumps() -> None:
 
 
 def shared_bytes(number: int) -> ctypes.Array[ctypes.c_ubyte]:
-    """Memory that this process shares with those it forks, all zero; never given back."""
+    """Return zeroed memory that this process shares with its forks; never freed."""
     address = _mmap(None, number, _READ_WRITE, _SHARED, -1, 0)
     if address == _FAILED:
         raise OSError(f"cannot allocate {number} bytes of shared memory")
@@ -140,18 +140,18 @@ def shared_bytes(number: int) -> ctypes.Array[ctypes.c_ubyte]:
 
 
 def peak_rss_kb() -> int:
-    """Peak resident set of this process in KiB."""
+    """Return this process's peak resident set size in KiB."""
     _getrusage(0, _rusage)
     return _rusage[_MAXRSS]
 
 
 def flush_c_streams() -> None:
-    """Write out what C code printed: ``os._exit`` would drop it."""
+    """Flush the output of C code, which ``os._exit`` would drop."""
     _fflush(None)
 
 
 def children(pid: int) -> list[int]:
-    """Children of a process, zombies too; empty when it is gone."""
+    """Return the children of a process, including zombies; empty if the process is gone."""
     try:
         found: list[int] = []
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -165,9 +165,7 @@ def children(pid: int) -> list[int]:
 
 
 def _children_by_scan(pid: int) -> list[int]:
-    """Return the children on kernels without CONFIG_PROC_CHILDREN, by asking every process for its
-    parent.
-    """
+    """Find the children by every process's parent, on kernels without CONFIG_PROC_CHILDREN."""
     return [
         other
         for other in map(int, filter(str.isdigit, os.listdir("/proc")))
@@ -176,7 +174,7 @@ def _children_by_scan(pid: int) -> list[int]:
 
 
 def parent(pid: int) -> int:
-    """Parent of a process, 0 when it is gone."""
+    """Return the parent of a process; 0 if the process is gone."""
     try:
         return int(_stat(pid)[1])
     except (OSError, IndexError, ValueError):
@@ -184,9 +182,9 @@ def parent(pid: int) -> int:
 
 
 def state(pid: int) -> str:
-    """The kernel's letter for what a process does: ``D`` cannot be killed now, ``T`` is stopped.
+    """Return the kernel's letter for a process's state: ``D`` (cannot be killed), ``T`` (stopped).
 
-    Empty when it is gone.
+    Empty if the process is gone.
     """
     try:
         return _stat(pid)[0]
@@ -195,22 +193,22 @@ def state(pid: int) -> str:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of ``/proc/<pid>/stat`` from the state on."""
+    """Return the fields of ``/proc/<pid>/stat`` from the state on."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        # The command, in parentheses, may itself hold spaces and parentheses.
+        # The command, in parentheses, may itself contain spaces and parentheses.
         return file.read().rpartition(")")[2].split()
 
 
 def descendants(pid: int) -> list[int]:
     """Return all processes below a process, parents before their children."""
     found = children(pid)
-    for one in found:  # which grows meanwhile; user code makes trees of any depth
+    for one in found:  # grows during the loop; no recursion, as user code makes trees of any depth
         found += children(one)
     return found
 
 
 def named(argument: str) -> list[int]:
-    """Processes that have this among their arguments."""
+    """Return the processes that have this argument on their command line."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -218,7 +216,7 @@ def named(argument: str) -> list[int]:
                 if argument.encode() in file.read().split(b"\0"):
                     found.append(int(pid))
         except OSError:
-            pass  # it is gone
+            pass  # the process is gone
     return found
 
 
@@ -231,12 +229,12 @@ def send(pid: int, number: int) -> None:
 
 
 def kill_descendants() -> None:
-    """Kill and reap all below this process; returns when there is nothing left.
+    """Kill and reap all processes below this process; return when no process is left.
 
     This process must be a subreaper: the children of a killed child become its own children, and
-    are killed in the next round, whatever their session or group. A round may miss a process, if
-    one forks meanwhile or no descriptor is left to look with: so the loop ends only when the kernel
-    reports that there is no child.
+    are killed in the next round, whatever their session or group. A round may miss a process, if a
+    process forks meanwhile or no descriptor is free to read /proc. So the loop ends only when the
+    kernel reports that this process has no child.
     """
     me = os.getpid()
     pause = _FIRST_PAUSE_S

@@ -1,8 +1,8 @@
 """Recognises that the machine lacks a resource, which is not the fault of a request.
 
-Descriptors, processes and memory for them become available again: code that meets such a shortage
-waits and tries again, and remembers nothing. A zygote that meets one during its start sends SHORT
-and exits with `EXIT_STATUS`, its guard only exits with that status.
+Descriptors, processes and memory for them become available again: code that meets a shortage waits
+and tries again, and does not record a failure. A zygote that meets a shortage during its start
+sends SHORT and exits with `EXIT_STATUS`; a guard only exits with that status.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _WHAT = {
 }
 #: The message of `threading`, which has no error number.
 _NO_THREAD = "can't start new thread"
-#: How other programs report an error number: Python, Rust, and shells that cannot fork.
+#: How programs report such errors: Python and Rust with the number, shells that cannot fork in
+#: words.
 _FORMS = ("[Errno {}]", "(os error {})")
 _NO_FORK = (_NO_THREAD, "annot fork", "an't fork", "fork: retry", "fork: Resource")
 

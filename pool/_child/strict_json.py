@@ -1,4 +1,4 @@
-"""JSON of strangers: only what every reader of JSON takes, and of bounded depth."""
+"""Reads JSON from untrusted code: only values that every JSON reader accepts, of bounded depth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 INFINITY = float("inf")
 _WHOLE = 1 << 64
 _SHOWN = 20
-#: Lists and dictionaries in one another, at most; of exceptions, those with many causes are the deepest.
+#: Most levels of nested lists and dictionaries; reports of exceptions with many causes are deepest.
 _DEPTH = 100
 
 
@@ -19,8 +19,8 @@ def read(data: bytes) -> Any:
     """Decode JSON strictly.
 
     Raises:
-        ValueError: it is no JSON, or has what nobody could tell again as JSON: half a surrogate
-            pair, NaN, a number that is too large, or lists in lists without end.
+        ValueError: the data is not JSON, or has a value that other code could not write or read as
+            JSON: half a surrogate pair, NaN, a number that is too large, or deep nesting.
     """
     text = data.decode()
     found = _decoder.decode(text)

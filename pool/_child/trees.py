@@ -1,7 +1,7 @@
-"""Removes directories that user code filled, however deep they are.
+"""Removes directories that user code filled, of any depth.
 
-Neither recursion nor a path that grows: a call can nest directories deeper than both bear. Each
-directory that is found is moved up to the top, so that two levels are open at a time.
+Neither recursion nor growing paths are used, because a call can nest directories too deep for both.
+Each directory that is found is moved up to the top, so that only two levels are open at a time.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ _LEVELS = 100_000
 
 
 def remove(path: str, parent: int | None = None) -> bool:
-    """Remove a directory with its contents, without following links; return False if something is
-    left.
+    """Remove a directory with its contents, without following links; return whether it is gone.
 
     Files that a process still writes, or that may not be removed, stay without an error. A name in
     an open directory (``parent``) stays valid, whatever happens to its path.
@@ -49,7 +48,7 @@ def _exists(path: str, parent: int | None) -> bool:
     except FileNotFoundError:
         return False
     except OSError:
-        pass  # it is not known to be gone
+        pass  # the directory may still exist
     return True
 
 
@@ -62,7 +61,7 @@ def _opened(name: str, parent: int | None) -> int:
 
 
 def _unlink_files(directory: int) -> list[str]:
-    """Unlink all but directories; the names of these."""
+    """Unlink everything except directories; return the names of these."""
     with os.scandir(directory) as entries:
         listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_directory in listed:
@@ -70,7 +69,7 @@ def _unlink_files(directory: int) -> list[str]:
             try:
                 os.unlink(name, dir_fd=directory)
             except OSError:
-                pass  # gone already; or it stays, and so does its directory
+                pass  # gone already; or the file stays, and so does its directory
     return sorted(name for name, is_directory in listed if is_directory)
 
 
@@ -79,13 +78,13 @@ def _move_up(name: str, directory: int, top: int) -> None:
     try:
         os.rename(name, place, src_dir_fd=directory, dst_dir_fd=top)
     except PermissionError:
-        # The entry names its parent, which is written to, too.
+        # Moving a directory rewrites its ``..`` entry, which needs write permission on it.
         os.chmod(name, 0o700, dir_fd=directory)
         os.rename(name, place, src_dir_fd=directory, dst_dir_fd=top)
 
 
 def _take_apart(top: int, name: str) -> None:
-    """Empty a directory of the top: its files go, its directories become the top's."""
+    """Empty a directory of the top: unlink its files, move its directories to the top."""
     try:
         directory = _opened(name, top)
         try:
@@ -95,4 +94,4 @@ def _take_apart(top: int, name: str) -> None:
             os.close(directory)
         os.rmdir(name, dir_fd=top)
     except OSError:
-        pass  # it stays, and `remove` finds it again
+        pass  # the directory stays, and `remove` finds it again

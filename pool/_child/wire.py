@@ -1,72 +1,72 @@
 """All messages that cross a process boundary.
 
-Two kinds of socket, both Unix, both made before the receiving process exists:
+Two kinds of Unix socket, both created before the receiving process:
 
 *Control* (supervisor <-> zygote, ``SOCK_SEQPACKET``): one message per packet, a JSON object whose
 ``op`` is one of the names below; only `Exited`, which every call causes, is a struct.
 
     supervisor -> zygote                       zygote -> supervisor
-      PRELOAD  modules, a part of them           LOADING  module          (being imported)
+      PRELOAD  modules (a part of them)          LOADING  module          (being imported)
       START  how to prepare, see `zygote`        SKIPPED  modules, why    (not preloaded)
                                                  PRELOADED  reads         (what imports read)
       FORK   n, practise                         READY    pid, modules, python, preloaded
       STOP   worker, grace, dump                 UNSAFE   module, why     (must not fork)
-                                                 SHORT    what            (the machine lacks it)
+                                                 SHORT    what            (resource that is short)
       DROP   worker: unless user code began      SPARES   workers, ready  + 2 or 3 descriptors each
-      SOFT   worker: its soft limit has passed   DROPPING  worker         (it had not begun)
-      STACK  worker: to `stack_dumps`
+      SOFT   worker: its soft limit has passed   DROPPING  worker         (user code had not begun)
+      STACK  worker: see `stack_dumps`
       COMPILE  name, source (JSON text)          NOT_FORKED  n, why
       PING                                       PONG
       LEAVE                                      Exited   a worker is dead
-                                                 GONE     worker          (its tree, too)
+                                                 GONE     worker          (its orphans, too)
 
 *Channel* (supervisor <-> worker, ``SOCK_STREAM``): frames. A frame is `HEADER`, ``meta`` (a struct,
 followed by JSON if needed), and ``body``, opaque bytes; descriptors are sent with its first byte.
 
     CALL    supervisor -> worker   `pack_call_meta` | the request's bytes
-    CREDIT  supervisor -> worker   `CREDIT_META`: how many more items may be yielded
-    READY   worker -> supervisor   a spare that prepared itself can take its call
+    CREDIT  supervisor -> worker   `CREDIT_META`: how many more items may be sent
+    WORKER_READY  worker -> supervisor   a spawned spare can take its call
     ITEM    worker -> supervisor                 | one item
     RESULT  worker -> supervisor   `ResultMeta`  | result, or pickled exception
-    EXIT    worker -> supervisor   `pack_exit`: how its exit gets on, after a RESULT that has ``exiting``
+    EXIT    worker -> supervisor   `pack_exit`: progress of an exit, if RESULT had ``exiting``
 
-A spare that gets LOAD becomes a resident, with many calls: each later meta but those of LOADED and
-CLOSE begins with the number of the call (`NUMBER`).
+A spare that gets LOAD becomes a resident, with many calls: each later meta, except those of LOADED
+and CLOSE, begins with the number of the call (`NUMBER`).
 
-    LOAD    supervisor -> worker   `pack_call_meta` | what to make the instance of
-    LOADED  worker -> supervisor   `ResultMeta`  | pickled exception, when it failed
-    OUTPUT, ERRORS  worker -> supervisor   number  | what an overlapping call, or a job, printed
-    CANCEL  supervisor -> worker   number: an overlapping call is to end
+    LOAD    supervisor -> worker   `pack_call_meta` | class and arguments of the instance
+    LOADED  worker -> supervisor   `ResultMeta`  | pickled exception, if loading failed
+    OUTPUT, ERRORS  worker -> supervisor   number  | output of an overlapping call, or of a job
+    CANCEL  supervisor -> worker   number: cancel an overlapping call
     CLOSE   supervisor -> worker   close the instance, or the app, then exit
 
-A spare that gets LOAD_APP becomes an app worker: it has an ASGI application. Its metas begin with
-the number of a request, but those of LOAD_APP, LOADED and CLOSE; `app_messages` packs them.
+A spare that gets LOAD_APP becomes an app worker, with an ASGI application. Its metas, except those
+of LOAD_APP, LOADED and CLOSE, begin with the number of a request; `app_messages` packs them.
 
     LOAD_APP  supervisor -> worker   `pack_call_meta` | what to load, as JSON + the ledger
-    LOAD_JOBS  supervisor -> worker  the same, with a handler of jobs in place of an application
-    REQUEST   supervisor -> worker   its scope        | the first piece of its body
-    BODY      supervisor -> worker   whether more comes | a piece of its body
-    DISCONNECT  supervisor -> worker  its client has left
-    CANCEL    supervisor -> worker   its task is to end
-    CREDIT    both ways              how many more bytes of a body may be sent
-    RESPONSE  worker -> supervisor   status, headers  | the first piece of the answer
-    PIECE     worker -> supervisor   whether more comes | a piece of the answer
-    LINGERS   worker -> supervisor   it is answered, and its task goes on
-    REQUEST_OVER  worker -> supervisor   its task is over, and how
-    ACCEPTED  worker -> supervisor   a WebSocket is open: subprotocol, headers
-    MESSAGE   both ways              flags           | a piece of a WebSocket's message
-    CLOSING   both ways              a WebSocket's end: code and reason
+    LOAD_JOBS  supervisor -> worker  the same, with a handler of jobs instead of an application
+    REQUEST   supervisor -> worker   the scope         | the first piece of the body
+    BODY      supervisor -> worker   more follows?     | a piece of the body
+    DISCONNECT  supervisor -> worker  the client has disconnected
+    CANCEL    supervisor -> worker   cancel the request's task
+    CREDIT    in both directions     how many more bytes of a body may be sent
+    RESPONSE  worker -> supervisor   status, headers   | the first piece of the answer
+    PIECE     worker -> supervisor   more follows?     | a piece of the answer
+    LINGERS   worker -> supervisor   the request is answered, but its task continues
+    REQUEST_OVER  worker -> supervisor   the request's task is over, and how it ended
+    ACCEPTED  worker -> supervisor   the WebSocket is open: subprotocol, headers
+    MESSAGE   in both directions     flags             | a piece of a WebSocket's message
+    CLOSING   in both directions     the WebSocket is closed: code, reason
 
 `framing` cuts messages from a stream, and sends descriptors with them. Only numbers, JSON and bytes
-for user code cross: the two ends may run different Pythons. Messages of every call are structs,
-because a worker pays for each memory page that it is the first to touch.
+for user code cross, as the two ends may run different versions of Python. Messages of every call
+are structs, because a worker copies each memory page when it first writes to it.
 """
 
 from __future__ import annotations
 
 import struct
 
-# Bound here: user code may have replaced them in `json` when its end is reported.
+# Bound here: user code may have replaced them in `json` when its outcome is reported.
 from json import dumps as _dumps
 from json import loads as _loads
 
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
 
     Meta = dict[str, Any]
 
-#: The variable that has the loader bind all symbols at once; in a zygote's environment only.
+#: The variable that makes the loader bind all symbols at once; only in a zygote's environment.
 BIND_NOW = "LD_BIND_NOW"
 
 # Operations on the control socket.
@@ -130,8 +130,8 @@ LINGERS = 26
 REQUEST_OVER = 27
 ACCEPTED = 28
 
-# Stages of an exit: files are flushed; something else runs; what runs will outlast the answer;
-# everything is over.
+# Stages of an exit: files are flushed; another stage runs; answer now, as the exit takes longer;
+# the exit is over.
 FLUSHED = 1
 RUNS = 2
 ANSWER = 3
@@ -140,22 +140,22 @@ DONE = 4
 #: magic, kind, number of descriptors, length of meta, length of body.
 HEADER = struct.Struct("<2sBBIQ")
 MAGIC = b"fp"
-#: No meta is larger: it holds names and numbers, and error texts of bounded length.
+#: Largest meta: it holds names and numbers, and error texts of bounded length.
 META_LIMIT = 16 * 1024 * 1024
-#: Descriptors that can ride on one frame.
+#: Most descriptors sent with one frame.
 MAX_FDS = 16
 #: Most sources that a zygote keeps compiled; the oldest is dropped first.
 SOURCES = 64
-#: Bytes of one, as JSON text; larger ones are compiled by each worker.
+#: Largest such source, in bytes as JSON text; each worker compiles larger sources itself.
 SOURCE_LIMIT = 32 * 1024
-#: Largest control packet; a socket buffer takes it whole, and malloc need not map it.
+#: Largest control packet: it fits a socket buffer, and malloc need not map memory for it.
 PACKET_LIMIT = 96 * 1024
-#: Items of a stream a worker sends before it waits for credit.
+#: Number of items that a worker may send before it waits for credit.
 WINDOW = 16
 
 
 class BadRequest(Exception):
-    """The request or its arguments cannot be understood (``InvalidRequest`` outside)."""
+    """The request or its arguments are malformed (``InvalidRequest`` for callers)."""
 
 
 class BadFrame(Exception):
@@ -167,7 +167,7 @@ class Closed(Exception):
 
 
 class Damaged(Exception):
-    """No RESULT can be made or sent any more, because of ``what``."""
+    """No RESULT can be created or sent any more, because of ``what``."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -191,9 +191,10 @@ class Frame:
         return fds
 
 
-#: flags (1: pickled, 2: stream), limit of the result, seed and soft time limit (-1: none); then ``env`` as JSON.
+#: flags (1: pickled, 2: stream); limit of the result, seed and soft time limit (-1: none); then
+#: ``env`` as JSON.
 _CALL_META = struct.Struct("<Bqqd")
-#: Among a call's variables: the directory to begin in. No variable has an empty name.
+#: The key of the working directory among a call's variables; no variable has an empty name.
 WORKDIR = ""
 
 
@@ -206,7 +207,7 @@ def pack_call_meta(
     seed: int | None = None,
     soft_s: float | None = None,
 ) -> bytes:
-    """Pack the conditions of a call."""
+    """Pack the parameters of a call, apart from its body."""
     limit = -1 if result_limit is None else result_limit
     soft = -1.0 if soft_s is None else soft_s
     form = _CALL_META.pack(pickled | stream << 1, limit, -1 if seed is None else seed, soft)
@@ -216,7 +217,7 @@ def pack_call_meta(
 def unpack_call_meta(
     data: bytes,
 ) -> tuple[bool, bool, int | None, int | None, float | None, dict[str, str] | None]:
-    """``pickled, stream, result_limit, seed, soft_s, env`` of `pack_call_meta`."""
+    """Return ``pickled, stream, result_limit, seed, soft_s, env`` of `pack_call_meta`."""
     flags, limit, seed, soft = _CALL_META.unpack_from(data)
     env = _loads(data[_CALL_META.size :]) if len(data) > _CALL_META.size else None
     pickled, stream = flags & 1 > 0, flags & 2 > 0
@@ -226,20 +227,20 @@ def unpack_call_meta(
 
 #: First field of the metas of a resident's frames: the number of the call.
 NUMBER = struct.Struct("<Q")
-#: The bit of a number that marks a CALL which may overlap with others.
+#: The bit of a number that marks a CALL which may overlap others.
 _OVERLAPS = 1 << 63
 
 
 def numbered(number: int, meta: bytes = b"", *, overlaps: bool = False) -> bytes:
-    """The meta of a frame on a resident's channel."""
+    """Pack the meta of a frame on a resident's channel."""
     return NUMBER.pack(number | _OVERLAPS if overlaps else number) + meta
 
 
 def split_number(meta: bytes) -> tuple[int, bytes]:
-    """The number of the call, and the rest.
+    """Return the number of the call, and the rest of the meta.
 
     Raises:
-        BadFrame: there is none.
+        BadFrame: the meta is too short.
     """
     if len(meta) < NUMBER.size:
         raise BadFrame("a frame without the number of its call")
@@ -247,19 +248,19 @@ def split_number(meta: bytes) -> tuple[int, bytes]:
 
 
 def overlaps(meta: bytes) -> bool:
-    """Return whether a CALL to a resident may run beside others."""
+    """Return whether a CALL to a resident may overlap others."""
     return bool(NUMBER.unpack_from(meta)[0] & _OVERLAPS)
 
 
 class ResultMeta:
     """How a call ended.
 
-    ``form`` is one of `FORMS`. ``more`` holds ``modules`` if the call imported any, ``changed`` if
-    it changed what imports read (see `surroundings`), ``native``: those of its variables that
-    libraries which it loaded may read; and for a failure ``error_type``, ``error``, ``details`` and
-    ``user`` (raised by user code). ``exiting``: the process still has to handle what the call left,
-    and reports that with EXIT. Only from a resident: ``resident_loop`` (LOADED: methods whose calls
-    may run together) and ``poisoned`` (why the resident can run nothing more).
+    ``form`` is one of `FORMS`. ``more`` holds ``modules`` (that the call imported), ``changed``
+    (surroundings that imports read, see `surroundings`), ``native`` (variables that libraries it
+    loaded may read); for a failure ``error_type``, ``error``, ``details`` and ``user`` (raised by
+    user code). ``exiting``: the process still has work to do before its exit, and reports that with
+    EXIT. Only from a resident: ``overlapping`` (LOADED: methods whose calls may overlap) and
+    ``poisoned`` (why the resident must run no more calls).
     """
 
     __slots__ = ("form", "more", "ok", "rss_kb", "run_s")
@@ -283,14 +284,14 @@ class ResultMeta:
 
     @classmethod
     def unpack(cls, data: bytes) -> ResultMeta:
-        """From the wire.
+        """Unpack received bytes.
 
         Raises:
-            BadFrame: it is none.
+            BadFrame: the bytes are malformed.
         """
         try:
             ok, form, run_s, rss_kb = cls._FORM.unpack_from(data)
-            if not abs(run_s) < strict_json.INFINITY:  # nor is NaN
+            if not abs(run_s) < strict_json.INFINITY:  # true for NaN, too
                 raise ValueError(f"its run time is {run_s} seconds")
             more = strict_json.read(data[cls._FORM.size :]) if len(data) > cls._FORM.size else {}
             if type(more) is not dict or not (ok or _is_told(more)):
@@ -300,10 +301,10 @@ class ResultMeta:
             raise BadFrame(f"malformed RESULT: {error}") from None
 
     def texts(self, name: str) -> list[str]:
-        """Return a list of strings in ``more``; empty if it is missing.
+        """Return a list of strings from ``more``; empty if it is missing.
 
         Raises:
-            BadFrame: it is something else.
+            BadFrame: the value is not a list of strings.
         """
         found = self.more.get(name)
         if not found:
@@ -323,15 +324,15 @@ def pack_exit(stage: int, runs: str, ended: str) -> bytes:
     return _dumps([stage, runs, ended]).encode()
 
 
-#: Characters of what runs or was left behind: they go into answers, stats and the log.
+#: Most characters of the texts of EXIT, which go into answers, stats and the log.
 _EXIT_WORDS = 2000
 
 
 def unpack_exit(data: bytes) -> tuple[int, str, str]:
-    """``stage, runs, ended`` of `pack_exit`.
+    """Return ``stage, runs, ended`` of `pack_exit`.
 
     Raises:
-        BadFrame: it is none.
+        BadFrame: the data is malformed.
     """
     try:
         stage, runs, ended = strict_json.read(data)
@@ -343,7 +344,7 @@ def unpack_exit(data: bytes) -> tuple[int, str, str]:
 
 
 class Exited:
-    """A worker is dead: its wait status, whether user code had begun, and what it left."""
+    """A dead worker: its wait status, whether user code had begun, and its number of orphans."""
 
     __slots__ = ("began", "orphans", "rss_kb", "status", "worker")
 
@@ -366,7 +367,7 @@ class Exited:
 
     @classmethod
     def unpack(cls, data: bytes) -> Exited | None:
-        """From the wire; None when it is another message."""
+        """Unpack received bytes; return None for any other message."""
         if data[:1] != cls._MARK:
             return None
         _, worker, status, began, orphans, rss_kb = cls._FORM.unpack(data)
@@ -380,5 +381,5 @@ CREDIT_META = struct.Struct("<I")
 
 
 def head(kind: int, meta: bytes, body_length: int, fds: int) -> bytes:
-    """Header and meta of a frame; the body follows them on the wire."""
+    """Return header and meta of a frame; the body follows them on the wire."""
     return HEADER.pack(MAGIC, kind, fds, len(meta), body_length) + meta

@@ -288,7 +288,7 @@ class ResidentRunner:
         *,
         grace: float | None = None,
     ) -> None:
-        """Stop an instance's worker; ``culprit``: the call because of which this happens, if any."""
+        """Stop an instance's worker; ``culprit``: the call that is the reason, if any."""
         loaded = self._loaded[name]
         worker = loaded.worker
         self.table.closing(name, reason)

@@ -1,1 +1,1 @@
-"""Modules that programs started by a call find first; a folder on their `PYTHONPATH`."""
+"""Modules that programs started by a call find first: the folder is on their ``PYTHONPATH``."""

@@ -1,4 +1,4 @@
-"""The copy of pip that Python brings for virtualenvs. Standard library only; any Python."""
+"""Finds the copy of pip that Python bundles for virtualenvs. Standard library only; any Python."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 
 
 def wheel() -> str | None:
-    """Return the path of the bundled wheel, which can be on ``sys.path``; None if there is none."""
+    """Return the path of the bundled wheel, which can be put on ``sys.path``; None if missing."""
     from glob import glob
     from importlib.util import find_spec
 
     spec = find_spec("ensurepip")
     folders = [os.path.dirname(spec.origin) + "/_bundled"] if spec and spec.origin else []
-    # Debian keeps it elsewhere.
+    # Debian keeps the wheel elsewhere.
     for folder in [*folders, "/usr/share/python-wheels"]:
         if found := sorted(glob(folder + "/pip-*.whl")):
             return found[-1]

@@ -1,1 +1,1 @@
-"""A zygote: how it comes up, forks, and kills what its workers leave behind; and the guard above it."""
+"""A zygote: how it starts, forks, and kills processes that its workers leave; and its guard."""

@@ -1,8 +1,8 @@
-"""Bytecode that imports write is whole, or is not there.
+"""Makes imports write bytecode files completely, or not at all.
 
-CPython before 3.12.8 and 3.13.1 does not check how many bytes a full disk accepted, and publishes a
-partial file: every later import of that module then fails, in any process. Calls and other programs
-share the server's own interpreter.
+CPython before 3.12.8 and 3.13.1 does not check how many bytes a full disk accepted, and publishes
+an incomplete file: every later import of that module fails, in any process. Calls and other
+programs share the server's own interpreter.
 
 Built environments accept no bytecode at all (envs/building/in_environment/environment_start.py).
 """
@@ -16,7 +16,7 @@ _WRITES_WHOLE = sys.version_info >= (3, 13, 1) or (3, 12, 8) <= sys.version_info
 
 
 def arrange() -> None:
-    """From now on, in this process and its forks."""
+    """Replace the interpreter's function in this process and its forks, if it has the bug."""
     if not _WRITES_WHOLE:
         import _frozen_importlib_external as machinery
 

@@ -1,6 +1,6 @@
 """The commands that a call finds on ``PATH``: those of its environment.
 
-    PATH = `for_children/commands` : folder of the interpreter : what the server has
+    PATH = `for_children/commands` : folder of the interpreter : the server's PATH
 
 ``python`` and ``python3`` are the call's own interpreter. If its folder has no commands of these
 names, they are created in a folder that lives as long as the zygote.
@@ -13,9 +13,9 @@ import sys
 
 from .. import call_files
 
-#: Folders with more than one interpreter and its packages: they stay where they are on the path.
+#: Folders of the system, with commands of all kinds: they keep their places on the path.
 _SHARED = ("/usr/bin", "/bin")
-#: ``pip``, for one.
+#: The folder with flashpool's commands, such as ``pip``.
 _COMMANDS = f"{os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}/for_children/commands"
 _SCRIPT = """#!/bin/sh
 exec '{python}' "$@"
@@ -33,7 +33,7 @@ def arrange() -> None:
         try:
             path.insert(0, _folder_of(missing))
         except OSError:
-            pass  # no place can be written to: what the environment itself has must do
+            pass  # no directory is writable: calls find only the environment's own commands
     os.environ["PATH"] = os.pathsep.join([_COMMANDS, *path])
 
 
@@ -43,13 +43,13 @@ def _is_ours(name: str, path: list[str]) -> bool:
         candidate = f"{folder}/{name}"
         if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
             same = os.path.realpath(candidate) == os.path.realpath(sys.executable)
-            # A link elsewhere to the same file would be another environment, or none.
+            # A link to the same file in another folder belongs to another environment, or to none.
             return same and folder == os.path.dirname(sys.executable)
     return False
 
 
 def _folder_of(names: list[str]) -> str:
-    """The folder with these commands; workers that prepare themselves find it made."""
+    """Create a folder with these commands and return it; spawned workers share the folder."""
     folder = call_files.of_the_zygote("commands")
     quoted = sys.executable.replace("'", "'\\''")
     for name in names:

@@ -1,12 +1,12 @@
-"""The zygote's parent: a process that only waits, and leaves nothing behind.
+"""The zygote's parent: a process that only waits, and leaves no process behind.
 
-    supervisor --exec--> guard --fork--> zygote --fork--> workers --> what users start
+    supervisor --exec--> guard --fork--> zygote --fork--> workers --> processes of user code
 
 The guard is the zygote's subreaper. When the zygote or the supervisor dies, however they die, the
 guard kills all processes below it and exits; so its own exit means that all of them are gone. The
 zygote watches the guard in turn (`zygote`), so that no single death leaves a process behind.
 
-Neither is dumpable: a call of the same user cannot trace them, nor take their descriptors.
+Neither process is dumpable: a call of the same user cannot trace it or take its descriptors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 
 from .. import call_files, processes, shortage
 
-#: Signals that end a process by default without being evidence of a fault in it.
+#: Signals that end a process by default, but do not indicate a fault in it.
 _POLITE = (
     signal.SIGHUP,
     signal.SIGINT,
@@ -33,15 +33,15 @@ _POLITE = (
 
 
 def split(control_fd: int, supervisor_pid: int) -> int:
-    """Fork the zygote. Returns only in the zygote, with a pidfd of the guard.
+    """Fork the zygote; return only in the zygote, with a pidfd of the guard.
 
-    The supervisor is watched by pidfd and not by a pipe, whose other end any process that it forked
-    might hold open.
+    The guard watches the supervisor by pidfd and not by a pipe: any process forked from the
+    supervisor might hold the other end of a pipe open.
     """
     processes.become_subreaper()
     supervisor = os.pidfd_open(supervisor_pid)
     if os.getppid() != supervisor_pid:
-        # The supervisor died before it was watched, and its number may belong to another process.
+        # The supervisor died before it was watched, and its pid may belong to another process.
         os._exit(1)
     guard = os.pidfd_open(os.getpid())
     try:
@@ -60,17 +60,17 @@ def split(control_fd: int, supervisor_pid: int) -> int:
 
 
 def take_no_signals() -> None:
-    """Block the signals of terminals, operators and calls, which must not end a guard or zygote.
+    """Block signals from terminals, operators and calls, which must not end a guard or zygote.
 
-    They are blocked, not ignored: a worker undoes that with one system call, and pending signals
-    are not inherited.
+    The signals are blocked, not ignored: a worker unblocks them with one system call, and pending
+    signals are not inherited.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _POLITE)
 
 
 def _watch(zygote: int, supervisor: int) -> None:
     processes.set_dumpable(0)
-    # The zygote's output reaches the supervisor through a pipe whose end means its end.
+    # Close the guard's copies of the output pipe, whose end means that the zygote has exited.
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)

@@ -1,10 +1,10 @@
-"""Objects whose references a fork does not count: so it need not copy the pages they lie on.
+"""Objects whose references a fork does not count, so that it need not copy their pages.
 
-A worker copies each memory page that it is the first to write to, and counting the references to a
-function, a string or a class is a write. From CPython 3.12 on an object may be immortal (PEP 683):
+A worker copies each memory page when it first writes to it, and counting the references to a
+function, a string or a class is a write. From CPython 3.12 on, an object may be immortal (PEP 683):
 its count is a constant that is never written. The interpreter makes None immortal. Objects that a
-zygote holds when it forks live as long as its workers, so they may be immortal, too. This saves a
-worker about every fourth page that it would copy.
+zygote holds when it forks live as long as its workers, so they may be immortal, too. This saves
+about a quarter of the pages that a worker would copy.
 
 Two kinds of objects are left alone: objects of preloaded packages (which may be many, and most
 calls use few), and objects whose deletion has an effect.
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Final
 
-#: Kinds of objects: whether they have something to do when they die.
+#: By type: whether its objects have a finalizer.
 _finalised: dict[type, bool] = {CodeType: False}
 
-#: The half of an object's count in which immortality shows.
+#: Accesses the half of an object's reference count that marks it as immortal.
 _count_at = ctypes.c_uint32.from_address
 
-#: Objects whose references are queried at once. Memory that this takes and frees stays mapped, and
-#: every fork would pay for its pages.
+#: Number of objects whose references are queried at once. Memory allocated for that stays mapped
+#: after it is freed, and every fork would pay for its pages.
 _PART: Final = 500
 
 
 def make(objects: list[Any]) -> None:
-    """Make these immortal, and what they refer to directly."""
+    """Make these objects immortal, and the objects that they refer to directly."""
     immortal = _count_at(id(None)).value
     for first in range(0, len(objects), _PART):
         part = objects[first : first + _PART]

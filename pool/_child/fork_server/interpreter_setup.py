@@ -1,8 +1,8 @@
 """Prepares an interpreter for calls, and checks that it may fork.
 
-Used by a zygote once, or by every worker itself when the start method is ``spawn``.
-The interpreter came up with ``-S``, so that hooks can be put in place before ``site``
-(whose ``.pth`` files may import anything) runs.
+A zygote uses this once; with the start method ``spawn``, every worker does. The interpreter was
+started with ``-S``, so that hooks can be installed before ``site`` runs, whose ``.pth`` files may
+import anything.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from . import bytecode_writes, commands, stack_dumps
 def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     """Run ``site``, import the runtime, then the modules to preload.
 
-    Returns what there was before the preloads, for `memory_layout` and `immortal_objects`.
+    Returns the objects that existed before the preloads, for `memory_layout` and
+    `immortal_objects`.
     """
     import site
 
-    # Imports may look at where they are run.
+    # First, because imports may read the working directory.
     enter(start["workdir"])
     commands.arrange()
     bytecode_writes.arrange()
@@ -67,7 +68,7 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
 
 @contextmanager
 def _recorded_exit_hooks() -> Iterator[None]:
-    """Know the hooks at exit that imports register: workers inherit them."""
+    """Record the exit hooks that imports register: workers inherit them."""
     register = atexit.register
 
     def recorder(function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -85,7 +86,7 @@ def _recorded_exit_hooks() -> Iterator[None]:
 
 
 def enter(directory: str) -> None:
-    """Enter the directory in which workers begin; an earlier call may have removed it."""
+    """Enter the directory in which workers begin, or ``/`` if a call has removed it."""
     try:
         os.chdir(directory)
     except OSError:
@@ -93,9 +94,9 @@ def enter(directory: str) -> None:
 
 
 def _look_like_any_interpreter() -> None:
-    """Hide how we were started: multiprocessing starts children with the same flags.
+    """Hide this interpreter's flags, because multiprocessing starts children with the same flags.
 
-    With flashpool's own they would start without ``site``, and so without the modules that its
+    Children with flashpool's flags would start without ``site``, and so without the modules that
     ``.pth`` files make importable.
     """
     sys.argv = [""]
@@ -109,20 +110,20 @@ def _look_like_any_interpreter() -> None:
 def _import_runtime(packages: dict[str, str]) -> None:
     """Import the modules that every call needs, so that no call pays for them.
 
-    An environment may lack cloudpickle and tblib; then flashpool's copies are found, after all
-    other directories, so that they never shadow the environment's packages.
+    An environment may lack cloudpickle and tblib. Then flashpool's copies are imported. They are
+    searched for last, so that they never shadow packages of the environment.
     """
     sys.meta_path.append(_RuntimeFinder(packages))
     from ..serialization import live_module
 
-    # Spawned children run the main module again: the zygote's own would wait for a supervisor.
+    # Spawned children run the main module again; the zygote's would wait for a supervisor.
     live_module.prepare()
     call_packages.prepare()
-    from ..running import rehearsal  # noqa: F401 - and all that it imports, the worker above all
+    from ..running import rehearsal  # noqa: F401 - imports what a call needs, such as the worker
 
 
 def _make_room_for(directory: str) -> None:
-    """Import what serving an app needs, and make the app find only its own packages."""
+    """Import modules that serve an app, then make the app find only its own packages."""
     from ..running.apps import app_worker  # noqa: F401
 
     finder = next(one for one in sys.meta_path if isinstance(one, _RuntimeFinder))
@@ -135,18 +136,18 @@ def _make_room_for(directory: str) -> None:
 
 
 def _stand_in_for_the_program() -> None:
-    """Let ``__main__`` take the functions of a program's, for the call and its children."""
+    """Let ``__main__`` hold functions of a program's main module, for the call and its children."""
     from ..serialization import child_processes, function_unpickling
 
     main = sys.modules["__main__"]
-    # With that name, multiprocessing's children do not run ``__file__``.
+    # With a spec of this name, multiprocessing's children do not run ``__file__``.
     main.__spec__ = type(sys.__spec__)("__main__", None)
     function_unpickling.main = main.__dict__
     child_processes.install()
 
 
 class _RuntimeFinder:
-    """Finds the named packages in the given folders, and no others there."""
+    """Finds the named packages in the given folders, and no other packages in these folders."""
 
     def __init__(self, packages: dict[str, str]) -> None:
         self.packages = packages
@@ -163,14 +164,14 @@ class _RuntimeFinder:
 
 
 def _configure_output() -> None:
-    """Lines of both streams go out in the order in which they were written."""
+    """Flush each line of both streams, so that they keep their order; enable stack dumps."""
     import faulthandler
     import signal
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
     faulthandler.enable(file=2, all_threads=True)
-    # The supervisor sends it before it ends a call that takes too long.
+    # Sent to a worker before its call is stopped because of the time limit.
     faulthandler.register(signal.SIGUSR2, file=2, all_threads=True, chain=False)
     stack_dumps.arrange()
 
@@ -187,7 +188,7 @@ def _configure_logging(level: str) -> None:
 
 
 def check_forking_is_safe(module: str) -> None:
-    """Raise `NotSafe` when a fork of this process would inherit a broken world."""
+    """Raise `NotSafe` if forks of this process would not work."""
     why = process_state.why_not_fork()
     if why is not None:
         raise NotSafe(module, why)

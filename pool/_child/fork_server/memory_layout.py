@@ -1,19 +1,18 @@
 """Arranges a zygote's memory before it forks: places that calls write to lie side by side.
 
-A worker copies each page that it is the first to write to, which is most of the cost of a small
-call. Two kinds of writes are the same in every call, and without measures each hits a page of its
-own:
+A worker copies each page when it first writes to it, which is most of the cost of a small call. Two
+kinds of writes are the same in every call; without this module, each hits a page of its own:
 
-* **Code.** References to it are counted, and from CPython 3.11 on its instructions have
-  counters between them, which running it writes to (PEP 659). Functions lie where their
-  modules were imported.
-* **New objects.** Small ones come from pools, one for each size (`Objects/obmalloc.c`): the
-  next is wherever one of that size was freed last, anywhere in memory.
+* **Code objects.** References to them are counted. From CPython 3.11 on, their instructions have
+  counters between them, which running the code writes to (PEP 659). Code objects lie wherever the
+  import of their modules placed them.
+* **New objects.** Small objects come from pools, one for each size (`Objects/obmalloc.c`): a new
+  object is wherever an object of that size was freed last, anywhere in memory.
 
 So `gather` gives the functions that a call runs new code objects, one behind the other, and
-`fill_holes` fills free blocks of pools that are in use, so that the next objects come from the
-beginnings of new pools. This saves a worker every third page of those it would copy beyond what a
-bare fork copies.
+`fill_holes` fills free blocks of pools that are in use, so that new objects come from the
+beginnings of new pools. This saves a third of the pages that a worker would copy beyond those that
+a bare fork copies.
 """
 
 from __future__ import annotations
@@ -36,29 +35,31 @@ if TYPE_CHECKING:
 _POOL: Final = 16 * 1024
 #: Bytes at the start of a pool: its header, and a few of the smallest blocks.
 _START: Final = 256
-#: Up to so many bytes an object comes from a pool, where all are of one size. Code objects
-#: all get the largest, so that they share one.
+#: Objects of at most so many bytes come from pools, each for one size. All copied code objects get
+#: the largest size, so that they share pools.
 _POOLED: Final = 512
 #: The bytecode of ``pass``, after RESUME. (`opcode` would map a library.)
 _NOP: Final = compile("pass\npass", "", "exec").co_code[2:4]
-#: Before, they lay elsewhere, and nothing was written to them.
+#: Whether code objects hold their instructions; before 3.11, these lay elsewhere and were not
+#: written to.
 _HOLDS_INSTRUCTIONS: Final = sys.version_info >= (3, 11)
-#: Fillers: bytes, and ints of two digits, which are as small as objects get.
+#: Fillers are bytes objects, and ints of two digits, which are among the smallest objects.
 _BYTES_HEADER: Final = sys.getsizeof(b"")
 _A_LOT: Final = 1 << 40
 _INT: Final = sys.getsizeof(_A_LOT)
-#: Bytes to fill per size: further holes are not worth it.
+#: Most bytes to fill per size: further holes are not worth filling.
 _ENOUGH: Final = 256 * 1024
-#: Larger holes of the C heap are like its end: blocks taken from them lie together.
+#: Larger holes of the C heap need no filling: blocks taken from them lie together.
 _LARGE: Final = 64 * 1024
-#: Bytes of those, in total: another allocator (a preloaded library) may place nothing together.
+#: Most bytes to fill in the C heap: another allocator (of a preloaded library) may never place
+#: blocks together.
 _ENOUGH_LARGE: Final = 4 * 1024 * 1024
 #: Bytes of the C heap that a small call needs.
 _ROOM: Final = 112 * 1024
-#: Seconds for a run in a fork, which takes some milliseconds.
+#: Time limit for a run in a fork, which takes some milliseconds.
 _PATIENCE_S: Final = 5.0
 
-#: Held for ever: fillers, and code objects whose place they must not leave free.
+#: Objects held forever: fillers, and replaced code objects, whose places must not become free.
 _kept: list[object] = []
 
 
@@ -84,13 +85,13 @@ def executed(run: Callable[[], None]) -> list[int]:
             sys.setprofile(None)
             os.write(writer, " ".join(map(str, seen)).encode())
         except BaseException:
-            # No place of anything has changed then, which only makes calls slower.
+            # Without addresses, no function is moved, which only makes calls slower.
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(0)
     os.close(writer)
     _see_it_end(pid)
-    os.set_blocking(reader, False)  # whatever it may have left behind has the other end, too
+    os.set_blocking(reader, False)  # a process that the fork left may hold the other end open
     try:
         addresses = os.read(reader, 1 << 16)
     except BlockingIOError:
@@ -100,7 +101,7 @@ def executed(run: Callable[[], None]) -> list[int]:
 
 
 def _see_it_end(pid: int) -> None:
-    """Wait for the fork, for a limited time: a preloaded module may make it hang."""
+    """Wait for the fork's exit; kill a fork that hangs, as a preloaded module may cause that."""
     pidfd = os.pidfd_open(pid)
     if not select.select([pidfd], [], [], _PATIENCE_S)[0]:
         for one in (*processes.descendants(pid), pid):
@@ -110,7 +111,9 @@ def _see_it_end(pid: int) -> None:
 
 
 def gather(addresses: Iterable[int], objects: list[Any]) -> list[CodeType]:
-    """Give the functions that have code there a copy of it; all copies lie together."""
+    """Give the functions with these code objects copies of them, and return the copies, which lie
+    together.
+    """
     users: dict[int, list[FunctionType]] = {}
     for one in objects:
         if type(one) is FunctionType:
@@ -126,18 +129,18 @@ def gather(addresses: Iterable[int], objects: list[Any]) -> list[CodeType]:
 
 def _copy(code: CodeType) -> CodeType:
     room = _POOLED - sys.getsizeof(code) if _HOLDS_INSTRUCTIONS else 0
-    # Behind the last instruction, where nothing ever gets to.
+    # The padding is behind the last instruction, where it never runs.
     return code.replace(co_code=code.co_code + max(0, room // len(_NOP)) * _NOP)
 
 
 def fill_holes() -> None:
-    """Take up free blocks of every size, until new ones come from the start of a pool."""
+    """Allocate free blocks of every size, until new blocks come from the start of a pool."""
     held = bytes(_ROOM)
-    _kept.append(slice(None))  # the interpreter keeps one, to use it again
+    _kept.append(slice(None))  # takes the slice object that the interpreter caches
     for size in range(_INT, _POOLED + 1, 16):
         _fill_pools(size)
     _fill_heap()
-    # Leave some room there, or each worker asks the kernel for more.
+    # Free some room in the heap, or each worker would ask the kernel for more.
     del held
 
 
@@ -146,20 +149,20 @@ def _fill_pools(size: int) -> None:
     for number in range(_ENOUGH // size):
         filler = _A_LOT + number if size == _INT else bytes(size - _BYTES_HEADER)
         _kept.append(filler)
-        # Two in a row, as the first of a pool that has been in use may be free, too. Not
-        # quite in a row: these numbers are objects themselves.
+        # Require two adjacent fillers at the start of a pool, as the first block of a pool in use
+        # may be free, too. Almost adjacent: the addresses compared here are objects themselves.
         if before % _POOL < _START and 0 < id(filler) - before <= 2 * size:
             return
         before = id(filler)
 
 
 def _fill_heap() -> None:
-    """Larger blocks are malloc's, which takes the smallest hole that is large enough."""
+    """Fill holes of the C heap: malloc, for larger blocks, takes the smallest hole that fits."""
     size, left = _LARGE, _ENOUGH_LARGE
     while size > _POOLED and left > 0:
         one, other = bytes(size), bytes(size)
         if 0 < id(other) - id(one) < size + 2 * _BYTES_HEADER:
-            # Side by side, as what comes next will be.
+            # The two blocks are adjacent, and so will later blocks of this size be.
             size -= max(16, size // 16)
         else:
             _kept.extend((one, other))
@@ -167,10 +170,10 @@ def _fill_heap() -> None:
 
 
 def arrange(run: Callable[[], None], also: Iterable[Any], objects: list[Any]) -> list[CodeType]:
-    """Lay side by side what this run needs; returns the code objects that are new.
+    """Lay the code objects that ``run`` executes side by side; return the new code objects.
 
-    Run the function again afterwards: the copies must warm up like the originals. ``also`` are
-    functions that it needs, but that cannot be watched. Only functions among ``objects`` move.
+    Run the function again afterwards: the copies must warm up like the originals. ``also``: further
+    functions, which ``run`` cannot execute under a profiler. Only functions among ``objects`` move.
     """
     addresses = [*(id(function.__code__) for function in also), *executed(run)]
     _fill_pools(_POOLED)

@@ -1,11 +1,11 @@
-"""Fewer mappings: a fork copies each of them, and the end of a worker takes each down again.
+"""Merges memory mappings, because a fork copies each, and a worker's exit removes each.
 
-A library is mapped in parts: read, executed, read again, written. The first three are adjacent in
-one file; with equal permissions they are one mapping to the kernel. So the read-only parts are made
-executable, too; no further part becomes writable.
+A library is mapped in four parts: read-only, executable, read-only, writable. The first three are
+adjacent in one file; with equal permissions, the kernel merges them into one mapping. So this
+module makes the read-only parts executable, too; no further part becomes writable.
 
-The interpreter's own files are left alone: profilers that look at a process from outside
-find it by the part that is executed.
+The interpreter's own files are left alone: profilers that inspect a process from outside find the
+interpreter by its executable part.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class _Part:
         self.file = (device, inode, path[0] if path else "")
 
     def goes_on_in(self, other: _Part) -> bool:
-        """Return whether the other mapping continues this one, in the file and in memory."""
+        """Return whether the other mapping continues this one, both in the file and in memory."""
         of_a_file = self.file == other.file and self.file[1] != "0"
         size = other.start - self.start
         return of_a_file and self.end == other.start and self.offset + size == other.offset
 
 
 def merge_read_only() -> bool:
-    """Make one mapping of what may only be read or executed, of each library that is loaded.
+    """Merge the read-only and executable mappings of each loaded library.
 
-    Returns whether there was any, and the kernel allowed it. SELinux, seccomp and a process
-    that may gain no executable memory (`PR_SET_MDWE`) refuse; the mappings then stay as they are.
+    Returns whether any were merged. The kernel may refuse (SELinux, seccomp, or `PR_SET_MDWE`,
+    which forbids new executable memory); the mappings then stay unchanged.
     """
     try:
         with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:

@@ -1,16 +1,16 @@
-"""The workers of a zygote, from their fork until nothing of them is left.
+"""The workers of a zygote, from their forks until their process trees are gone.
 
-    add --> alive --it dies--> reap --> Exited ----> GONE, if it left orphans: when all are gone
-             |                  |                    that any worker had left, and can be killed
-             '-- stop           '-- adopt: its orphans are children of ours now
+    add --> alive --dies--> reap --> Exited --> GONE, if it left orphans: once all orphans that
+             |               |                  can be killed, of any worker, are gone
+             '-- stop        '-- adopt: orphans are now children of the zygote
                   SIGUSR2 (stacks), SIGTERM, and after the grace SIGKILL
 
 Which process is an orphan? Every worker is a subreaper, so processes that a *living* worker's
 children leave behind stay below that worker. A child of the zygote that the zygote did not fork
-therefore belonged to a dead worker: its call is over, and it must be killed.
+therefore belonged to a dead worker: the call is over, and the child must be killed.
 
 A process that waits inside the kernel (state D: for a volume or a driver that hangs) survives
-SIGKILL for that time. Such an orphan only delays the GONE of its own worker.
+SIGKILL until the wait ends. Such an orphan delays only the GONE of its own worker.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
-#: Workers alive at once; one byte each tells whether user code began. More than there may be
-#: slots (`limits.WORKERS_MAX`): as many may be exiting, and there are spares and instances.
+#: Most workers alive at once; a byte for each says whether user code has begun. More than the most
+#: slots (`limits.WORKERS_MAX`), because as many workers may be exiting, and spares and instances
+#: are workers, too.
 MAX_WORKERS = 3 * 4096
-#: Between asking a worker for its stacks and asking it to end.
+#: Seconds between the signal for stacks and SIGTERM.
 DUMP_S = 0.02
-#: Orphans that have a pidfd, at most: a call may leave more than we may have descriptors,
-#: and other calls need some. Between looks at the rest.
+#: Most orphans that have a pidfd: a call may leave more orphans than the zygote may have
+#: descriptors, and other calls need descriptors. Seconds between two checks of the others.
 WATCHED = 64
 UNWATCHED_S = 0.05
-#: Seconds from the first SIGKILL of an orphan until it counts as one that cannot be killed now.
+#: Seconds from the first SIGKILL of an orphan until it counts as stuck.
 STUCK_S = 1.0
-#: Between two kills of an orphan, before that and after.
+#: Seconds between two kills of an orphan, before and after it is stuck.
 KILL_AGAIN_S, KILL_STUCK_AGAIN_S = 0.2, 1.0
 
 
@@ -52,7 +53,7 @@ class ForkedWorker:
         self.pid = pid
         self.pidfd = pidfd
         self.mark = mark
-        #: When a stopped worker gets SIGTERM, and when SIGKILL.
+        #: For a worker that is to stop: when it gets SIGTERM, and when SIGKILL.
         self.term_at: float | None = None
         self.deadline: float | None = None
 
@@ -68,30 +69,30 @@ class Orphan:
         self.owner = owner
         #: None if there are too many orphans to watch each one.
         self.pidfd: int | None = None
-        #: When the orphan gets SIGKILL; after that, when it first got it.
+        #: When the orphan gets the next SIGKILL; and when it got the first.
         self.deadline = deadline
         self.killed_at: float | None = None
-        #: Whether SIGKILL did not end it.
+        #: Whether the orphan has survived SIGKILL.
         self.stuck = False
 
 
 class Reaper:
-    """All workers, and the orphans of dead ones."""
+    """All workers of a zygote, and the orphans of dead workers."""
 
     def __init__(self, control: socket, epoll: select.epoll, grace: float) -> None:
         self.control = control
         self.epoll = epoll
         self.grace = grace
         self.workers: dict[int, ForkedWorker] = {}
-        #: Orphans of finished calls, by pid; how many have no pidfd, and how many are stuck.
+        #: Orphans, by pid; how many have no pidfd, and how many are stuck.
         self.orphans: dict[int, Orphan] = {}
         self.unwatched = self.stuck = 0
-        #: When the first of the orphans must be killed, at the earliest.
+        #: The earliest time at which an orphan must be killed.
         self.orphans_due: float | None = None
-        #: Exited workers whose GONE waits until no orphan is left.
+        #: Dead workers whose GONE waits until no orphan is left.
         self.exited: list[int] = []
-        #: Shared with the workers: byte `mark` is 1 once user code began; the last one, once
-        #: there are files of calls.
+        #: Shared with the workers: byte `mark` is 1 once user code has begun; the last byte is 1
+        #: once files of calls exist.
         self.marks = processes.shared_bytes(MAX_WORKERS + 1)
         self.free_marks: list[int] = []
         self.marks_used = 0
@@ -101,7 +102,7 @@ class Reaper:
     # Births.
 
     def take_mark(self) -> int:
-        """The byte of a worker to be."""
+        """Return the index of the byte of the next worker."""
         if self.free_marks:
             mark = self.free_marks.pop()
         elif self.marks_used < MAX_WORKERS:
@@ -128,7 +129,7 @@ class Reaper:
         return True
 
     def _disown(self, pid: int) -> None:
-        """A new worker has the number of one whose orphans are stuck: tell them apart."""
+        """Separate a new worker from a dead one with the same pid, whose orphans are stuck."""
         for orphan in self.orphans.values():
             if orphan.owner == pid:
                 orphan.owner = 0
@@ -142,9 +143,10 @@ class Reaper:
         self.epoll.register(fd, select.EPOLLIN)
 
     def _unwatch(self, fd: int) -> None:
-        """Forget a pidfd. Closing it is not enough: a worker that was just forked may still have
-        its copy, and the epoll would continue to report a number that soon belongs to something
-        else.
+        """Remove a pidfd from the epoll, and close it.
+
+        Closing alone is not enough: a worker that was just forked may still have a copy, and the
+        epoll would continue to report a number that soon belongs to another descriptor.
         """
         del self.by_fd[fd]
         self.epoll.unregister(fd)
@@ -153,7 +155,7 @@ class Reaper:
     # Deaths.
 
     def reap(self, fd: int) -> None:
-        """A pidfd is readable: collect that process, and it alone."""
+        """Reap the process whose pidfd is readable, and only that process."""
         who = self.by_fd[fd]
         if isinstance(who, Orphan):
             self._unwatch(fd)
@@ -176,10 +178,10 @@ class Reaper:
             self.exited.append(who.pid)
 
     def _adopt(self, owner: int, deadline: float | None = None) -> int:
-        """Find children we did not fork, ask them to end; how many there are.
+        """Find new orphans and send them SIGTERM; return their number.
 
-        Assign orphans to a dead owner. If other workers died at the same time, some may belong to
-        those, so no GONE is sent while there is an orphan that can be killed.
+        They are assigned to ``owner``. If other workers died at the same time, some orphans may be
+        theirs, so no GONE is sent while an orphan exists that can be killed.
         """
         known = len(self.workers) + len(self.orphans)
         pids = self._read_children()
@@ -198,12 +200,12 @@ class Reaper:
         return len(found)
 
     def _watch_orphan(self, orphan: Orphan) -> None:
-        """Watch the end of an orphan; if there are too many, they are checked by time."""
+        """Watch an orphan by pidfd; if there are too many orphans, check it at intervals."""
         if len(self.orphans) - self.unwatched < WATCHED:
             try:
                 orphan.pidfd = os.pidfd_open(orphan.pid)
             except OSError:
-                pass  # there is no descriptor to be had
+                pass  # no descriptor is left
         self.orphans[orphan.pid] = orphan
         if orphan.pidfd is None:
             self.unwatched += 1
@@ -248,7 +250,7 @@ class Reaper:
     # Stops.
 
     def stop(self, pid: int, grace: float, dump: bool) -> None:
-        """Stacks (if asked), SIGTERM to the tree, and after the grace SIGKILL."""
+        """Make a worker write its stacks (``dump``), then send its tree SIGTERM, then SIGKILL."""
         one = self.workers.get(pid)
         if one is None:
             return
@@ -260,14 +262,14 @@ class Reaper:
         self.stop_what_is_due()
 
     def drop(self, pid: int) -> None:
-        """Kill a worker that has not begun: it is not slow, but stopped or stuck."""
+        """Kill a worker in which user code has not begun: it is stopped or stuck."""
         one = self.workers.get(pid)
         if one is not None and not self.marks[one.mark]:
             framing.send_packet(self.control, {"op": wire.DROPPING, "worker": pid})
             self.stop(pid, 0.0, False)
 
     def soften(self, pid: int) -> None:
-        """Tell a worker that its call's soft limit has passed."""
+        """Signal a worker that its call has passed its soft limit."""
         if pid in self.workers:
             processes.send(pid, signal.SIGURG)
 
@@ -295,9 +297,7 @@ class Reaper:
             self._reap_unwatched()
 
     def _kill_orphans(self, now: float) -> None:
-        """Kill orphans whose time is over; one that cannot be killed delays only its
-        owner's GONE.
-        """
+        """Kill orphans that are due; a stuck orphan delays only its owner's GONE."""
         for one in list(self.orphans.values()):
             if now < one.deadline:
                 continue
@@ -315,8 +315,8 @@ class Reaper:
     def _signal_tree(self, pid: int, number: int) -> None:
         """Signal all processes below a child of the zygote, then the child.
 
-        Children first: were the parent first, those it leaves would be missed here and
-        wait for `adopt`. A stopped process cannot act on SIGTERM: wake it.
+        Children come first: if the parent died first, its children might be missed here, and wait
+        for `_adopt`. A stopped process cannot act on SIGTERM, so it is woken (SIGCONT).
         """
         for one in (*reversed(processes.descendants(pid)), pid):
             processes.send(one, number)
@@ -339,7 +339,7 @@ class Reaper:
 
 
 def _open_children() -> int | None:
-    """The kernel's list of our children, or None where it was built without one."""
+    """Open the kernel's list of this process's children; None if the kernel has no such file."""
     try:
         return os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:

@@ -1,15 +1,15 @@
-"""The Python stacks of a worker's threads, whenever the supervisor asks for them.
+"""Writes the Python stacks of a worker's threads when the supervisor asks for them.
 
     supervisor -- STACK worker --> zygote -- SIGNAL --> worker: C code of faulthandler, in any state
         ^                                                  |
-        '------- a file in memory, shared by all of them <-'
+        '------- memory file, shared by all of them <------'
 
-The file belongs to the zygote, is created by the supervisor, and has the same number in each
-worker. It is separate from the call's output, and the call does not wait: the handler writes to the
-file between two instructions, and the call continues. The supervisor asks one worker at a time.
+The supervisor creates a file for each zygote; it has the same descriptor number in each worker. The
+file is separate from the call's output, and the call does not wait: the handler writes to the file
+between two instructions, and the call continues. The supervisor asks one worker at a time.
 
-A process ignores this signal by default, so it does not hurt a program that the call became, or
-started.
+Processes ignore this signal by default, so the signal does not disturb a program that the call
+started, or that replaced the worker (exec).
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ _there = False
 
 
 def adopt(fd: int, control_fd: int) -> int:
-    """Take the file that the supervisor created, under its number; below 0: there is none.
+    """Move the supervisor's file to its number; ``fd`` below 0: there is no file.
 
-    Return the control socket, which may have had that number.
+    Returns the control socket's descriptor, which moves if it had that number.
     """
     global _there
     _there = fd >= 0
     if control_fd == worker_start.STACKS:
         control_fd = os.dup(control_fd)
     if not _there:
-        # Occupy the number nevertheless: another descriptor with it would stay open in workers.
+        # Occupy the number nevertheless: workers do not close a descriptor with this number.
         fd = os.open(os.devnull, os.O_WRONLY)
     if fd != worker_start.STACKS:
         os.dup2(fd, worker_start.STACKS)
         os.close(fd)
     os.set_inheritable(worker_start.STACKS, False)
-    worker_start.note(control_fd)  # it may have any number
+    worker_start.note(control_fd)  # the control socket may have any number
     return control_fd
 
 
 def arrange() -> None:
-    """Handle the signal in this process and all its forks."""
+    """Install the signal handler in this process and all its forks."""
     if _there:
         import faulthandler
 

@@ -1,10 +1,11 @@
-"""The first moments of a worker, before it knows of any call.
+"""The start of a worker, before it has a call.
 
-    Link (channel, output) --fork--> live: a session, its descriptors --> work --> _exit
+    Link (channel, output) --fork--> live: session, descriptors --> work --> _exit
 
-`live` runs on the zygote's stack, in the fresh fork, and never returns. Frames travel on a high
-private descriptor, so that user code that prints to, closes or overwrites the low ones cannot touch
-them; 1 and 2 are the call's output pipe, or two pipes if stdout and stderr are separate.
+`live` runs on the zygote's stack, in the new fork, and never returns. Frames travel on a private
+descriptor with a high number, so that user code that prints to, closes or overwrites low
+descriptors does not touch them. Descriptors 1 and 2 are the call's output pipe, or two pipes if
+stdout and stderr are separate.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import sys
 from _socket import socketpair
 
-# Bound here: user code may have changed or deleted them when they are needed.
+# Bound here: user code may have replaced or deleted them in `os` when they are needed.
 from builtins import BaseException, BrokenPipeError, ConnectionResetError, OSError
 from os import _exit, closerange, dup2, getpid, setsid, write
 
@@ -27,31 +28,31 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 #: Exit statuses of workers without a RESULT: user code destroyed the channel; user code damaged the
-#: interpreter so that no result could be made; no user code had begun.
+#: interpreter, so that no result could be created; no user code had begun.
 CHANNEL_LOST = 81
 DAMAGED = 82
 NOT_BEGUN = 83
 _LOST = (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EOPNOTSUPP, errno.EINVAL)
-#: Workers forked together; two descriptors of each ride on the report of them, or three.
+#: Most workers forked together: the message about them carries two descriptors for each, or three.
 BATCH = wire.MAX_FDS // 2
 SPLIT_BATCH = wire.MAX_FDS // 3
-#: The soft limit of descriptors that the zygote began with, and its calls are to have.
+#: The soft limit of descriptors that the zygote was started with, which its calls get.
 FIRST_LIMIT = processes.limit_of(processes.DESCRIPTORS)
-#: Channels have the first free numbers from here on, beyond what ``closerange(3, 1024)`` and its
-#: like reach. With many workers the zygote's own descriptors get there, too.
+#: Channels have the first free numbers from here on, beyond the reach of ``closerange(3, 1024)``
+#: and similar code. With many workers, the zygote's own descriptors have such numbers, too.
 FIRST_CHANNEL = int(min(2011, FIRST_LIMIT - BATCH))
 #: The descriptor of the file to which a worker writes its stacks on request (`stack_dumps`).
 STACKS = FIRST_CHANNEL - 1
-#: Past the highest descriptor that the zygote has; workers close all up to there.
+#: One more than the zygote's highest descriptor; workers close descriptors up to here.
 end = FIRST_CHANNEL + BATCH
-#: Whether the zygote has raised its own limit.
+#: Whether the zygote has raised its own limit of descriptors.
 limit_is_raised = False
 
 
 class Link:
-    """Channel and output of a worker to be, both ends, and its mark.
+    """Both ends of the channel and output of a worker that will be forked, and its mark.
 
-    stderr uses the output pipe as well, or a pipe of its own (``split``), which costs two further
+    stderr shares the output pipe, or has its own pipe (``split``), which costs two further
     descriptors, and loses the order between stdout and stderr.
     """
 
@@ -78,14 +79,14 @@ class Link:
         self.channel = Channel(channel_fd)
 
     def close_far(self) -> None:
-        """The worker has its ends."""
+        """Close the worker's ends, in the zygote."""
         self.channel.sock.close()
         os.close(self.output_w)
         if self.errors_w != self.output_w:
             os.close(self.errors_w)
 
     def close_near(self) -> None:
-        """The supervisor has the others."""
+        """Close the supervisor's ends, in the zygote."""
         self.near.close()
         os.close(self.output)
         if self.errors != self.output:
@@ -104,7 +105,7 @@ _dumpable = 1
 
 
 def note(*fds: int) -> None:
-    """The zygote has these descriptors, which workers are to close."""
+    """Record descriptors of the zygote, so that workers close them."""
     global end
     for fd in fds:
         if fd >= end:
@@ -112,7 +113,7 @@ def note(*fds: int) -> None:
 
 
 def live(link: Link, work: Callable[[Link], None]) -> NoReturn:
-    """Set this process apart, let it work, and end it."""
+    """In the fork: separate this process from the zygote, let it work, and exit."""
     status = NOT_BEGUN
     try:
         _set_apart(link)
@@ -146,7 +147,7 @@ def _set_apart(link: Link) -> None:
     closerange(3, STACKS)
     closerange(FIRST_CHANNEL, own)
     closerange(own + 1, end)
-    # Only now: until here the worker had the zygote's control socket, and channels of other
+    # Not earlier: until here the worker had the zygote's control socket, and channels of other
     # workers.
     processes.set_dumpable(_dumpable)
     if limit_is_raised:
@@ -155,7 +156,7 @@ def _set_apart(link: Link) -> None:
 
 
 def rehearse(link: Link) -> None:
-    """Get used to `_set_apart`: with functions in place of the kernel's that do nothing."""
+    """Warm up `_set_apart`, with functions that do nothing in place of system calls."""
     ours = globals()
     names = ("setsid", "closerange", "dup2", "_dumpable", "_mask_how")
     theirs = {name: ours[name] for name in names}

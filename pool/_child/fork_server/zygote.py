@@ -1,19 +1,19 @@
 """The fork server of one environment: imports once, then forks a worker per call.
 
 The zygote never runs a call, and stays small and single-threaded: every fork pays for the memory
-that it maps and touches. Its life:
+that the zygote maps and touches. Its life:
 
-    split off the guard -> PRELOAD*, START -> prepare (site, runtime, preloads) -> check that
+    fork from the guard -> PRELOAD*, START -> prepare (site, runtime, preloads) -> check that
     forking is safe -> READY -> loop: commands in, deaths in, spares and exits out
 
-``PRELOAD`` holds modules to preload, as many as one packet takes. ``START`` holds: ``path``
-(entries in front of sys.path), ``app`` (the directory of the app whose workers these are, or
-nothing), ``runtime`` (folders of cloudpickle and tblib, for an environment that lacks them),
-``method`` (``fork``, or ``spawn``: prepare nothing here, every worker prepares itself),
-``split_output`` (descriptors 1 and 2 of a worker are two pipes), ``varying`` (variables of which
-each call has its own), ``workdir``, ``log_level``, ``grace`` (seconds in which orphans may end),
-``memory_tricks`` (those it may use), ``exit_s`` and ``exit_answer_s`` (see `prepared`), ``example``
-(a version of Python, and the base64 text of a call that was pickled by it).
+``PRELOAD`` holds modules to preload, as many as fit one packet. ``START`` holds: ``path`` (entries
+to put first on sys.path), ``app`` (the directory of the app that the workers serve, or empty),
+``runtime`` (folders of cloudpickle and tblib, for an environment that lacks them), ``method``
+(``fork``; or ``spawn``: the zygote prepares nothing, every worker prepares itself),
+``split_output`` (descriptors 1 and 2 of a worker are two pipes), ``varying`` (variables that differ
+between calls), ``workdir``, ``log_level``, ``grace`` (seconds in which orphans may exit),
+``memory_tricks`` (tricks that the zygote may use), ``exit_s`` and ``exit_answer_s`` (see
+`prepared`), ``example`` (a version of Python, and a call pickled by that version, as base64).
 
 `reaper` handles workers after they are forked.
 """
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 
 
 def main(control_fd: int, supervisor_pid: int, files: str, stacks_fd: int) -> NoReturn:
-    """Serve until the supervisor says LEAVE or is gone; ``files``: the name of `call_files`.
+    """Serve until the supervisor sends LEAVE or is gone.
 
-    ``stacks_fd``: the file of `stack_dumps`.
+    ``files``: the name for `call_files`; ``stacks_fd``: the file of `stack_dumps`.
     """
-    # The program that started the server may have ignored these, which is inherited.
+    # The program that started the server may have ignored these signals, which is inherited.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -68,13 +68,13 @@ def main(control_fd: int, supervisor_pid: int, files: str, stacks_fd: int) -> No
     # Dumping the core of a crashed call would delay its report by seconds.
     processes.forbid_core_dumps()
     _prefer_as_oom_victim()
-    # After that: only root may write to /proc/self then.
+    # Not earlier: afterwards, only root may write to /proc/self.
     processes.set_dumpable(0)
     status, supervised = 0, True
     try:
         Zygote(control, guard_fd, _how_to_start(control)).run()
     except (wire.Closed, BrokenPipeError, ConnectionResetError):
-        # The supervisor is gone. If its guard was stopped, the guard will never notice.
+        # The supervisor is gone. A guard that was stopped (SIGSTOP) would never notice.
         supervised = False
     except forking.NotSafe as error:
         framing.send_packet(control, {"op": wire.UNSAFE, "module": error.module, "why": error.why})
@@ -88,7 +88,7 @@ def main(control_fd: int, supervisor_pid: int, files: str, stacks_fd: int) -> No
         status = 1
     finally:
         processes.kill_descendants()
-        call_files.remove_all()  # the guard does it too, unless it was killed
+        call_files.remove_all()  # the guard does so, too, unless it was killed
     if not supervised:
         _kill_guard(guard_fd)
     sys.stderr.flush()
@@ -96,7 +96,7 @@ def main(control_fd: int, supervisor_pid: int, files: str, stacks_fd: int) -> No
 
 
 def _how_to_start(control: socket) -> wire.Meta:
-    """START; its ``preload`` is all that came before."""
+    """Receive START, with the modules of all PRELOAD messages as ``preload``."""
     preload: list[str] = []
     while True:
         message, _ = framing.receive_packet(control)
@@ -107,7 +107,7 @@ def _how_to_start(control: socket) -> wire.Meta:
 
 
 def _kill_guard(guard_fd: int) -> None:
-    """Kill the guard by its pidfd: its number may belong to another process by now."""
+    """Kill the guard by its pidfd: its pid may belong to another process by now."""
     try:
         signal.pidfd_send_signal(guard_fd, signal.SIGKILL)
     except ProcessLookupError:
@@ -115,9 +115,9 @@ def _kill_guard(guard_fd: int) -> None:
 
 
 def _prefer_as_oom_victim() -> None:
-    """Let the kernel take calls before the server; inherited by every worker.
+    """Make the kernel's OOM killer choose calls before the server; every worker inherits this.
 
-    A server that a container runtime started with a high score may not lower its own.
+    Calls get a higher score, because the server may not lower its own.
     """
     try:
         with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
@@ -128,12 +128,12 @@ def _prefer_as_oom_victim() -> None:
         pass
 
 
-#: The score of calls, unless the server's own is as high; and the highest that the kernel accepts.
+#: The OOM score of calls, unless the server's is as high; and the highest that the kernel accepts.
 _OOM_SCORE, _HIGHEST_OOM_SCORE = 500, 1000
 
 
 class Zygote:
-    """The loop and its state."""
+    """The zygote's loop and its state."""
 
     def __init__(self, control: socket, guard_fd: int, start: wire.Meta) -> None:
         self.control = control
@@ -151,17 +151,17 @@ class Zygote:
         self.epoll.register(guard_fd, select.EPOLLIN)
         self.guard_fd = guard_fd
         self.reaper = Reaper(control, self.epoll, float(start["grace"]))
-        #: See `Reaper.marks`; here, too, because a worker pays for each object it looks at.
+        #: See `Reaper.marks`; also here, because a worker pays for each object that it accesses.
         self.marks = self.reaper.marks
         call_files.watch(self.marks, MAX_WORKERS)
 
     def run(self) -> None:
-        """Prepare, report, serve."""
+        """Prepare, report READY, and serve."""
         forking.defer_lock_hooks()
         if not self.spawn:
             objects = interpreter_setup.prepare(self.start, self.tell)
             interpreter_setup.check_forking_is_safe("start-up")
-            # Not earlier: imports must see the usual signal handling.
+            # Not earlier: imports must find the usual signal mask.
             guard.take_no_signals()
             from ..running import rehearsal, worker
             from ..serialization import user_code
@@ -169,7 +169,7 @@ class Zygote:
             self.worker, self.rehearsal, self.user_code = worker, rehearsal, user_code
             worker.look_around()
             version, example = self.start["example"]
-            if tuple(version) == sys.version_info[:2]:  # bytecode of another is none
+            if tuple(version) == sys.version_info[:2]:  # other versions cannot read its bytecode
                 rehearsal.take_example(a2b_base64(example))
             self.settle(objects)
             del objects
@@ -193,23 +193,23 @@ class Zygote:
             self.tricks.remove(memory_tricks.MAPPINGS)
         arranged = memory_tricks.LAYOUT in self.tricks
         gc.collect()
-        gc.freeze()  # as in workers: what is frozen is no call's
+        gc.freeze()  # as in workers: frozen objects belong to no call
         self.rehearse(self.rehearsal.ROUNDS)
         gc.collect()
-        gc.freeze()  # so that it is not looked at again below
+        gc.freeze()  # so that the collections below skip these objects
         if arranged:
             objects += memory_layout.arrange(self.live_through, [worker_start.live], objects)
         if memory_tricks.IMMORTAL in self.tricks:
             immortal_objects.make(objects)
         self.rehearse(self.rehearsal.ROUNDS)
-        gc.collect()  # for the interpreter's lists of spare objects, which that empties
+        gc.collect()  # empties the interpreter's free lists
         if arranged:
             memory_layout.fill_holes()
-        self.worker.look_around()  # again, for what workers look at to lie where they write to
+        self.worker.look_around()  # again, so that its results lie where workers write
         gc.freeze()
 
     def rehearse(self, rounds: int) -> None:
-        """Do everything that a worker does, apart from what would turn this process into one."""
+        """Run a worker's code in this process, apart from steps that would make it a worker."""
         link = self.new_link()
         for _ in range(rounds):
             worker_start.rehearse(link)
@@ -217,7 +217,7 @@ class Zygote:
         self.discard(link)
 
     def live_through(self) -> None:
-        """Run a worker's part and the zygote's own in a fork, which is discarded afterwards."""
+        """Run a worker's and the zygote's code; to be called in a fork, which is discarded."""
         self.rehearse(1)
         near, far = socketpair(AF_UNIX, SOCK_SEQPACKET)
         other = Zygote(far, self.guard_fd, self.start)
@@ -231,9 +231,7 @@ class Zygote:
             other.turn()
 
     def turn(self) -> bool:
-        """Run one round: handle everything that is ready, then everything that is due.
-        False: exit.
-        """
+        """Run one round: handle ready descriptors, then due stops; return False to exit."""
         for fd, _ in self.epoll.poll(self.reaper.seconds_until_due()):
             if fd == self.control.fileno():
                 if not self.command():
@@ -269,7 +267,7 @@ class Zygote:
         return bool(op != wire.LEAVE)
 
     def compile_ahead(self, name: str, source: str) -> None:
-        """A source that came several times: its next workers find it compiled."""
+        """Compile a source that several calls had, so that later workers find it compiled."""
         code = self.user_code.compile_ahead(json.loads(source), name)
         if code is not None and memory_tricks.IMMORTAL in self.tricks:
             immortal_objects.make([(code,)])
@@ -281,8 +279,8 @@ class Zygote:
 
         With a codec to ``practise``, the spares warm up while they wait.
 
-        Everything that can be done before or after the forks is: between two of them
-        each page this process writes to is copied once more.
+        As much as possible is done before or after the forks: between two forks, each page that
+        this process writes to is copied once more.
         """
         most = worker_start.SPLIT_BATCH if self.split else worker_start.BATCH
         for count in _parts(number, most):
@@ -295,10 +293,10 @@ class Zygote:
                 links += (self.new_link() for _ in range(count))
                 pids += map(self.fork_one, links)
             except OSError as error:
-                # No more processes or descriptors: tell the supervisor, which waits for a worker.
+                # Processes or descriptors are short: tell the supervisor, which waits for workers.
                 why = str(error)
             for link in links:
-                # Before `add`, which needs a descriptor for each, so that some are free.
+                # Before `add`, which needs a free descriptor for each worker.
                 link.close_far()
             forked = zip(pids, links)  # noqa: B905 - there may be fewer pids
             whose = [(pid, link) for pid, link in forked if self.reaper.add(pid, link.mark)]
@@ -316,21 +314,21 @@ class Zygote:
     def fork_one(self, link: worker_start.Link) -> int:
         if prepared.held is not None:
             prepared.held.renew_globals()
-        gc.freeze()  # so that the collector of a worker lists what is its call's
+        gc.freeze()  # so that a worker's collector lists only objects of the call
         pid = forking.fork()
         if pid == 0:
             worker_start.live(link, self.work)
         return pid
 
     def work(self, link: worker_start.Link) -> None:
-        """In the worker: take one call, and serve it."""
+        """In the worker: receive one call or load, and serve it."""
         if self.spawn:
             interpreter_setup.prepare(self.start, lambda *_, **__: None)
             from ..running import worker
 
             self.worker = worker
             worker.look_around()
-            gc.freeze()  # what is there now is no call's
+            gc.freeze()  # objects that exist now belong to no call
             link.channel.send(wire.WORKER_READY, b"", b"", [])
         elif self.practise:
             self.rehearsal.limber_up(self.practise == "pickle")
@@ -359,7 +357,7 @@ class Zygote:
             except OSError as error:
                 if error.errno != errno.EMFILE or not processes.raise_descriptors():
                     raise
-                # With many workers this process needs more descriptors than calls should have.
+                # With many workers, this process needs more descriptors than calls should have.
                 worker_start.limit_is_raised = True
                 return worker_start.Link(mark, self.split)
         except OSError:
@@ -374,6 +372,6 @@ class Zygote:
 
 
 def _parts(number: int, most: int) -> Iterator[int]:
-    """A number in parts of at most so many."""
+    """Split a number into parts of at most ``most``."""
     for left in range(number, 0, -most):
         yield min(left, most)

@@ -1,1 +1,1 @@
-"""Modules imported ahead of calls: which may be, found out by trying."""
+"""Imports modules ahead of calls, after trial imports have shown which modules allow that."""

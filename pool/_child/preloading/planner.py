@@ -2,8 +2,8 @@
 
     zygote --fork--> planner --fork--> scout: imports, facts --> planner: Findings --> Plan
 
-Forks of the zygote would pay for all memory that planning uses, so the zygote receives only the
-plan.
+Forks of the zygote would pay for all memory that planning uses, so another process plans, and the
+zygote receives only the plan.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-#: Crashes of scouts, past which nothing is preloaded.
+#: Number of crashes of scouts after which nothing is preloaded.
 _CRASHES = 3
 
 #: ``order``: the modules to import. ``skipped``: the others, with reasons. ``reads``: what each
-#: module reads of its surroundings; ``users``: the modules that import those. ``places``: see
-#: `drawn_values`.
+#: module reads from its surroundings; ``users``: the modules that import such a module. ``places``:
+#: see `drawn_values`.
 Plan = namedtuple("Plan", "order skipped reads users places")
 
 
 def plan(names: list[str], varying: list[str], tell: Callable[[str], None]) -> Plan:
     """Have scouts import the modules; ``tell`` is called with each module's name before its import.
 
-    ``varying``: variables of which each call has its own value.
+    ``varying``: environment variables that differ between calls.
     """
     fd = os.memfd_create("flashpool-plan")
     pid = forking.fork()
@@ -41,13 +41,13 @@ def plan(names: list[str], varying: list[str], tell: Callable[[str], None]) -> P
             # Make processes that scouts leave behind children of this process.
             processes.become_subreaper()
             found = json.dumps(_plan(names, varying, tell))
-            # An import may have written to every descriptor there is.
+            # An import may have written to every open descriptor.
             os.ftruncate(fd, 0)
             os.pwrite(fd, found.encode(), 0)
         except BaseException as error:
             why = f"the process that planned what to preload failed: {error!r}"
             if isinstance(error, OSError):
-                why = f"{why}: {error}"  # with its number
+                why = f"{why}: {error}"  # adds "[Errno ...]"
             os.ftruncate(fd, 0)
             os.pwrite(fd, json.dumps(_nothing(names, why)).encode(), 0)
             sys.excepthook(*sys.exc_info())
@@ -87,21 +87,19 @@ class Findings:
         #: Modules that must not be preloaded, and why.
         self.unfit: dict[str, str] = {}
         self.edges: dict[str, list[str]] = {}
-        #: What each module read of its surroundings, and as ``set:NAME`` the variables that it set.
+        #: What each module read from its surroundings; ``set:NAME`` is a variable that it set.
         self.reads: dict[str, dict[str, str | None]] = {}
-        #: Why the scout itself failed and found out nothing.
+        #: Why the scout itself failed; or empty.
         self.failure = ""
         #: Where modules keep values that must differ between processes: see `drawn_values`.
         self.places: list[list[Any]] = []
 
     def users(self, name: str) -> list[str]:
-        """Modules that import this one."""
+        """Return the modules that import this module."""
         return [user for user, needed in self.edges.items() if name in needed]
 
     def rejected(self, names: Iterable[str]) -> dict[str, str]:
-        """Return modules that must not be preloaded: they are unfit, or need a module that is
-        unfit.
-        """
+        """Return modules that must not be preloaded: unfit, or in need of an unfit module."""
         users: dict[str, list[str]] = {}
         for user, needed in self.edges.items():
             for name in needed:
@@ -128,9 +126,7 @@ def _because(name: str, why: str) -> str:
 
 
 def _explore(names: list[str], varying: list[str], tell: Callable[[str], None]) -> Findings:
-    """Collect the findings of scouts; after a crash, another scout skips the module
-    that crashed.
-    """
+    """Collect the findings of scouts; after a crash, the next scout skips the module to blame."""
     from . import scout
 
     findings = Findings()
@@ -162,7 +158,7 @@ def _read(lines: Iterable[bytes]) -> tuple[Findings, list[str] | None]:
         try:
             kind, *fields = json.loads(line)
         except ValueError:
-            continue  # an import wrote to every descriptor there is
+            continue  # an import wrote to every open descriptor
         if kind == "importing":
             crashed = [fields[0], *fields[1]]
         elif kind == "imported":
@@ -191,8 +187,9 @@ def _reject_varying(findings: Findings, varying: list[str]) -> None:
 def natural_order(names: list[str], edges: dict[str, list[str]]) -> list[str]:
     """Sort modules as calls imported them: first those imported for their own sake, then the rest.
 
-    Names come in the order in which imports ended. A module's requirements end before it: so the
-    last name was imported for its own sake, then the last name that it does not need, and so on.
+    Names come in the order in which imports ended. The imports of a module's requirements end
+    before its own. So the last name was imported for its own sake, then the last name that it does
+    not need, and so on.
     """
     covered: set[str] = set()
     entries: list[str] = []

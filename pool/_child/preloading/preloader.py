@@ -1,6 +1,6 @@
-"""Preloads modules in a zygote: those whose import every call may share.
+"""Preloads modules in a zygote: those whose imports calls may share.
 
-names --plan--> what to leave out, what imports read, where drawn values are
+names --plan--> modules to skip, what imports read, where drawn values are
       --import--> compare the process --> `randomness.Held`, to renew for each worker
 """
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
     from ..renewal import drawn_values
 
-#: Bytes of names in one message.
+#: Most bytes of names in one message.
 _PART = PACKET_LIMIT // 8
-#: Characters of a reason.
+#: Most characters of a reason.
 _WHY = 500
 
 
 def preload(
     names: list[str], varying: list[str], tell: Callable[..., None]
 ) -> tuple[randomness.Held | None, frozenset[str]]:
-    """Import those of the modules that may be preloaded, and tell about all.
+    """Import the modules that may be preloaded, and report about all.
 
-    Returns what workers are to renew, and the kinds of surroundings that imports read.
+    Returns the values that workers must renew, and the kinds of surroundings that imports read.
 
     Raises:
         NotSafe: the process cannot fork afterwards, for a reason that no scout met.
@@ -57,9 +57,9 @@ def preload(
     kinds = _tell_reads(plan, tell)
     if len(skipped) == len(names):
         return None, surroundings.WATCHED
-    # A module that was there before has a hook for that.
+    # If `random` was imported before, its fork hook does that.
     seeds_random = not had_random and "random" in sys.modules
-    # Failures from here on are not failures of an import.
+    # No import is to blame for failures from here on.
     tell(LOADING, module="")
     generators = makers.generators()
     if odd := {one.maker for one in generators if one.drawn is None}:

@@ -1,10 +1,10 @@
-"""Compares what a process holds before and after an import, and that its forks would share or lose.
+"""Compares a process before and after an import, to find resources that forks would share or lose.
 
-    before = take() -> import -> difference(before) -> None, or why no fork may inherit it
+    before = ProcessState() -> import -> difference(before) -> None, or why forks must not inherit
 
-A fork has its own memory, but it shares open descriptions and mappings with every other fork, and
-does not inherit threads, children and timers. No list of libraries says which imports create such
-things: the process is compared with itself.
+A fork has its own memory, but it shares open file descriptions and shared mappings with every other
+fork, and does not inherit threads, children and timers. No list of libraries says which imports
+create such resources: the process is compared with itself.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 #: Forks without the hooks of Python code (`forking` replaces ``os.fork``).
 _fork = os.fork
-#: The version number of `random`'s state of a Mersenne Twister, and the bits of a number in it.
+#: The version number in `random`'s state of a Mersenne Twister, and the bits of a word of its key.
 _TWISTER, _WORD_BITS = 3, 32
-#: Times that a key may have been used up, each after 624 numbers.
+#: Most keys that an import may have used up: each lasts for 624 numbers.
 _ROUNDS = 64
-#: Things that a reason names, at most.
+#: Most resources that a reason names.
 _SHOWN = 3
 
 
 class ProcessState:
-    """A process at one moment."""
+    """The state of this process at one moment."""
 
     __slots__ = ("children", "cwd", "descriptors", "randomness", "shared", "timers")
 
@@ -45,12 +45,12 @@ class ProcessState:
 
 
 def why_not_fork() -> str | None:
-    """Why forks of this process would not work, or None."""
+    """Return why forks of this process would not work, or None."""
     return _threads() or _whether_forks_work()
 
 
 def difference(before: ProcessState) -> str | None:
-    """Why workers must not inherit what came since, or None."""
+    """Return why workers must not inherit changes since then, or None."""
     reason = why_not_fork()
     if reason is not None:
         return reason
@@ -80,18 +80,18 @@ def _new(now: dict[str, str], before: dict[str, str]) -> list[str]:
 
 
 def _descriptors() -> dict[str, str]:
-    """Each open descriptor, and what it stands for."""
+    """Return each open descriptor, and what it refers to."""
     found = {}
     for fd in os.listdir("/proc/self/fd"):
         try:
             found[fd] = os.readlink(f"/proc/self/fd/{fd}")
         except OSError:
-            pass  # the one that the listing itself used
+            pass  # the descriptor that the listing itself used
     return found
 
 
 def _shared_mappings() -> dict[str, str]:
-    """Return each writable mapping that forks share, and what is mapped."""
+    """Return each writable mapping that forks share, and what it maps."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         lines = [line.split(None, 5) for line in maps]
     # address access offset device inode path
@@ -102,7 +102,7 @@ def _shared_mappings() -> dict[str, str]:
     }
 
 
-# What a fork needs.
+# Conditions for forking.
 
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
@@ -117,8 +117,8 @@ _FIRST_LIMITS = _limits()
 
 def _threads() -> str | None:
     if len(os.listdir("/proc/self/task")) > 1:
-        # A library that knows of forks, as OpenBLAS, ends its threads before one, and
-        # starts them again when they are needed. Try it.
+        # A library that supports forks, such as OpenBLAS, ends its threads before a fork, and
+        # starts them again when they are needed. Try that.
         pid = _fork()
         if pid == 0:
             os._exit(0)
@@ -131,7 +131,7 @@ def _threads() -> str | None:
 
 
 def _thread_names() -> list[str]:
-    """Names of all threads but the main one."""
+    """Return the names of all threads except the main thread."""
     found = []
     for task in os.listdir("/proc/self/task"):
         if int(task) == os.getpid():
@@ -140,7 +140,7 @@ def _thread_names() -> list[str]:
             with open(f"/proc/self/task/{task}/comm", encoding="utf-8", errors="replace") as file:
                 found.append(file.read().strip())
         except OSError:
-            pass  # it has just ended
+            pass  # the thread has just ended
     return found
 
 
@@ -155,7 +155,7 @@ def _whether_forks_work() -> str | None:
 
 
 def _child_ends_are_seen() -> bool:
-    """Return whether SIGCHLD is as a zygote needs it: if it is ignored, workers leave no status."""
+    """Return whether SIGCHLD is neither ignored (workers would leave no status) nor handled."""
     bit = 1 << (signal.SIGCHLD - 1)
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         masks = [line.split()[1] for line in status if line.startswith(("SigIgn", "SigCgt"))]
@@ -184,8 +184,8 @@ def _cuda_is_initialised() -> bool:
 def _random_states() -> dict[str, Any]:
     """Return the state of each global generator whose library is loaded.
 
-    An import that seeds one wants the same numbers in every process; workers would renew the
-    generator.
+    An import that seeds a generator wants the same numbers in every process, but workers would
+    renew the generator.
     """
     found = {}
     for module, state in _GLOBAL_GENERATORS.items():
@@ -193,7 +193,7 @@ def _random_states() -> dict[str, Any]:
             try:
                 found[module.partition(".")[0]] = state(sys.modules[module])
             except Exception:
-                pass  # it is half imported: an import of it failed
+                pass  # the module is half imported: its import failed
     return found
 
 
@@ -209,13 +209,13 @@ _GLOBAL_GENERATORS: dict[str, Callable[[Any], Any]] = {
 def _follows(now: Any, before: Any) -> bool:
     """Return whether a generator may have come from one state to the other by drawing numbers.
 
-    Those of `random` and NumPy are Mersenne Twisters: after each 624 numbers, the whole key is new.
+    `random` and NumPy use Mersenne Twisters: after each 624 numbers, the whole key is new.
     """
     if now == before or not isinstance(before, tuple):
         return bool(now == before)
     from random import Random
 
-    twister, key = Random(), before  # noqa: S311 - it is what is looked at
+    twister, key = Random(), before  # noqa: S311 - not for cryptography
     for _ in range(_ROUNDS):
         twister.setstate((_TWISTER, (*key, len(key)), None))
         twister.getrandbits(_WORD_BITS)

@@ -1,8 +1,8 @@
 """Records what imports do while they run, in a scout, which is discarded.
 
     import statements ------------> edges: which module needs which
-    os.environ, getcwd, argv, ... -> reads: what a module took from its surroundings, and the value
-    os.urandom, getpid, time -----> what a module may keep, and is another in each process
+    os.environ, getcwd, argv, ... -> reads: what a module read from its surroundings, and the value
+    os.urandom, getpid, time -----> values that a module may keep, and that differ between processes
     open(.., "w"), mkdtemp -------> files that the import writes
 
 This module replaces functions of the standard library permanently. Each event belongs to the
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-#: Behind the beginning of variables' names: all that begin so.
+#: Follows a prefix: all variables whose names begin with the prefix.
 ALL = "*"
-#: Functions of global generators that give one number.
+#: Functions of global generators that return one number.
 DRAWING = ("random", "uniform", "randint", "randrange", "getrandbits", "random_sample", "rand")
-#: Files that give random bytes.
+#: Files from which random bytes can be read.
 _ENTROPY = ("/dev/urandom", "/dev/random")
-#: Functions that create files and directories, beside opening them, and the arguments that name
-#: these.
+#: Audit events, other than opening, of functions that create files; and which argument is the path.
 _MAKES = {
     "sqlite3.connect": 0,
     "os.rename": 1,
@@ -44,7 +43,7 @@ class Recorders:
     """All recorded events, by module."""
 
     def __init__(self, importing: Callable[[str], None], imported: Callable[[str], None]) -> None:
-        #: Called with the name of each module whose import begins, and when it has ended.
+        #: Called with a module's name when its import begins, and when the import has ended.
         self.importing = importing
         self.imported = imported
         self._begun: set[str] = set()
@@ -52,33 +51,33 @@ class Recorders:
         #: What each module read: ``env:NAME``, ``env:*``, ``cwd``, ``argv``, ``locale``,
         #: ``warnings``.
         self.reads: dict[str, dict[str, str | None]] = {}
-        #: Bytes that each module took from the system's entropy.
+        #: Random bytes that each module got from the operating system.
         self.draws: list[tuple[str, bytes]] = []
-        #: Modules that read the process id; the times that modules were told.
+        #: Modules that read the process id; and the times that each module read.
         self.pid_readers: set[str] = set()
         self.times: dict[str, list[float]] = {}
-        #: Numbers that each module drew from a global generator: how, and what it got.
+        #: Numbers that each module drew from a global generator: function, arguments, result.
         self.numbers: list[tuple[str, str, tuple[Any, ...], Any]] = []
-        #: Files that each module wrote, and directories it made.
+        #: Files that each module wrote, and directories that it created.
         self.written: list[tuple[str, str]] = []
-        #: Temporary directories that imports made.
+        #: Temporary directories that imports created.
         self.made: list[str] = []
         #: Addresses that each module connected to.
         self.connected: list[tuple[str, str]] = []
-        #: Variables that imports set, and the module that did: later reads of them do not count.
+        #: Environment variables that imports set, and by which module; later reads do not count.
         self.sets: dict[str, str] = {}
         self._quiet = False
         self._numpy_is_new = False
 
     def install(self) -> None:
-        """Begin."""
+        """Begin to record."""
         self._watch_imports()
         self._watch_environ()
         self._watch_surroundings()
         self._watch_identity()
         sys.addaudithook(self._audit)
 
-    # Whose event it is.
+    # The module that an event belongs to.
 
     def _read(self, what: str, value: str | None = None) -> None:
         module = importing_module()
@@ -123,7 +122,7 @@ class Recorders:
         sys.meta_path.insert(0, self)
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
-        """See a module being looked for, and find nothing (``sys.meta_path``)."""
+        """Record the search for a module, and find nothing (``sys.meta_path``)."""
         self._watch_numpy()
         self._watch_numpy_drawing()
         self._begun.add(name)
@@ -175,7 +174,7 @@ class Recorders:
         kind.__iter__ = iterator
 
     def _read_all(self, module: str, prefix: str) -> None:
-        """Record that a module looked at all variables whose names begin so."""
+        """Record that a module read all variables whose names begin with the prefix."""
         if module:
             self.reads.setdefault(module, {}).setdefault(f"env:{prefix}{ALL}", None)
 
@@ -231,10 +230,10 @@ class Recorders:
             self._writes_to(os.fsdecode(args[_MAKES[event]]))
 
     def _writes_to(self, path: str) -> None:
-        if not path.startswith(":"):  # a database in memory
+        if not path.startswith(":"):  # else a database in memory
             self.written.append((importing_module(), os.path.join(_getcwd(), path)))
 
-    # What is another in each process.
+    # Values that differ between processes.
 
     def _watch_identity(self) -> None:
         import random
@@ -273,7 +272,7 @@ class Recorders:
                 self._watch_drawing(module, name)
 
     def _watch_unrenewed(self, module: Any, name: str) -> None:
-        """A function whose values no worker could make again."""
+        """Watch a function that returns random values which workers cannot renew."""
         original = getattr(module, name)
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -284,7 +283,7 @@ class Recorders:
         setattr(module, name, stand_ins.Recorded(original, recorded))
 
     def _watch_drawing(self, module: Any, name: str) -> None:
-        """A function of a global generator."""
+        """Watch a function of a global generator."""
         draw = getattr(module, name)
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -303,7 +302,7 @@ class Recorders:
         setattr(module, name, stand_ins.Recorded(draw, recorded))
 
     def _watch_numpy(self) -> None:
-        """Seeds of NumPy's generators are no draws: `randomness` renews these."""
+        """Do not record the seeds of NumPy's generators, as `randomness` renews the generators."""
         module: Any = sys.modules.get("numpy.random.bit_generator")
         randbits = getattr(module, "randbits", None)
         if randbits is None or getattr(randbits, "recorder", None) is self:

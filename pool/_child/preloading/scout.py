@@ -1,16 +1,16 @@
-"""Imports modules in a process that is thrown away, and tells what preloading them would do.
+"""Imports modules in a process that is discarded, and reports what preloading them would do.
 
     planner --fork--> scout: recorders, then package by package: compare, import, compare
        ^                                                         |
-       '--- Findings <-- a file in memory, a line for each fact <'
+       '--- Findings <-- memory file, a line for each fact <-----'
 
-A module may be preloaded if its import only creates modules: forks get copies of those. An import
-that creates something which forks share (`process_state`), prints, writes files, or keeps numbers
-that must differ between processes (`randomness`) is left to each call, and so is every module that
-needs one of these. The scout reports what an import read of its surroundings: a call that changes
-any of it runs without preloading.
+A module may be preloaded if its import only creates modules, of which forks get copies. A module is
+not preloaded if its import creates resources that forks share (`process_state`), prints, writes
+files, or keeps values that must differ between processes and cannot be renewed (`randomness`), or
+if it needs such a module. The scout reports what an import read from its surroundings: a call that
+changes any of that runs without preloading.
 
-The scout dies with what it imported. One that crashes says in its file how far it came.
+The scout exits after the imports. If it crashes, its file says how far it came.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-#: `recorders` replaces it.
+#: The original: `recorders` replaces `os.getpid`.
 _getpid = os.getpid
-#: Characters of what an import printed that a reason repeats.
+#: Most characters of an import's output that a reason repeats.
 _SHOWN = 100
 _WHY = 500
 
 
 def send(names: list[str], tell: Callable[[str], None]) -> list[bytes]:
-    """Send the facts that a scout wrote down, even if it did not finish; ``tell`` as for
-    `planning.plan`.
+    """Run a scout, and return the facts that it recorded, even if it crashed.
+
+    ``tell``: see `planner.plan`.
     """
     fd = os.memfd_create("flashpool-scout")
     pid = forking.fork()
@@ -56,14 +57,14 @@ def send(names: list[str], tell: Callable[[str], None]) -> list[bytes]:
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
-    processes.kill_descendants()  # what its imports may have started
+    processes.kill_descendants()  # processes that its imports may have started
     with open(fd, "rb") as file:
         file.seek(0)
         return file.read().splitlines()
 
 
 class _Scout:
-    """The code that runs in the fork."""
+    """A scout, in its process."""
 
     def __init__(self, fd: int, tell: Callable[[str], None]) -> None:
         self.fd = fd
@@ -73,13 +74,13 @@ class _Scout:
         self.unfit: set[str] = set()
 
     def note(self, *fact: object) -> None:
-        """Written at once: the next import may be the last thing this process does."""
+        """Write a fact, immediately, because the next import may crash this process."""
         if _getpid() != self.pid:
-            os._exit(0)  # an import forked, and its child came back here
+            os._exit(0)  # an import forked, and this is the child
         os.write(self.fd, dumps(fact).encode() + b"\n")
 
     def importing(self, name: str) -> None:
-        """Note that a module is being imported; its importers wait for it."""
+        """Note that the import of a module begins, and which modules wait for it."""
         frame: Any = sys._getframe(1)
         importers = []
         while frame is not None:
@@ -89,7 +90,7 @@ class _Scout:
         self.note("importing", name, importers)
 
     def imported(self, name: str) -> None:
-        """Note that a module was imported; its importer's body continues."""
+        """Note that the import of a module has ended."""
         self.note("imported", name)
 
     def reject(self, name: str, why: str) -> None:
@@ -98,8 +99,8 @@ class _Scout:
             self.note("unfit", name, why[:_WHY])
 
     def run(self, names: list[str]) -> None:
-        """Import all, package by package."""
-        sys.dont_write_bytecode = True  # else an import writes a file, but none of its own doing
+        """Import all modules, package by package."""
+        sys.dont_write_bytecode = True  # else Python writes files, which imports are blamed for
         known = set(sys.modules)
         with randomness.Makers() as makers, DeferredStarts():
             self.recorders.install()
@@ -112,7 +113,7 @@ class _Scout:
         self.note("home")
 
     def clean_up(self) -> None:
-        """Nobody will remove the temporary directories that imports made here."""
+        """Remove the temporary directories that imports created: their exit hooks do not run."""
         for directory in self.recorders.made:
             trees.remove(directory)
 
@@ -143,7 +144,8 @@ class _Scout:
         if said and why is None:
             why = f"it prints when it is imported: {said.strip()[:_SHOWN]!r}"
         if why is not None:
-            # Not only this package: others that were imported first through it may be the cause.
+            # Reject also packages that this package imported for the first time: they may be the
+            # cause.
             for name in {one.partition(".")[0] for one in set(sys.modules) - known} | {package}:
                 self.reject(name, why)
 
@@ -151,7 +153,7 @@ class _Scout:
         """Record facts that are known only after all imports."""
         recorders = self.recorders
         for module, path in recorders.written:
-            # To create a temporary file without a name, the directory is opened.
+            # Check, because creating a temporary file without a name opens its directory.
             if os.path.isfile(path) or path in recorders.made:
                 self.reject(module, f"it writes a file when it is imported: {path}")
         for module, address in recorders.connected:
@@ -187,7 +189,7 @@ class _Scout:
 
 
 def _packages(names: list[str]) -> list[tuple[str, list[str]]]:
-    """By package, those first that others need: their imports ended first, and so names come.
+    """Group modules by package, needed packages first: that is the order in which imports ended.
 
     The standard library comes first, so that packages are not blamed for its effects.
     """
@@ -217,7 +219,7 @@ class _CapturedOutput:
             try:
                 stream.flush()
             except Exception:
-                pass  # an import replaced it by something that cannot be flushed
+                pass  # an import replaced the stream by an object that cannot be flushed
         processes.flush_c_streams()
         for fd, saved in self.saved:
             os.dup2(saved, fd)

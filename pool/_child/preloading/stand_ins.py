@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Name(str):
-    """A variable's name that notices what it is compared with, to tell which ones matter."""
+    """A variable's name that records its comparisons, to find out which variables matter."""
 
     asked = False
     record: Callable[[str], None]
@@ -27,7 +27,7 @@ class Name(str):
         return super().startswith(prefix, *bounds)
 
     def _any(self, method: str, *args: Any) -> Any:
-        """Record that all variables may matter, for any other method."""
+        """Run another method, and record that all variables may matter."""
         self.asked = True
         self.record("")
         return getattr(str, method)(self, *args)
@@ -52,7 +52,7 @@ class Name(str):
 
 
 class Recorded:
-    """A function of C in all that imports look at, but for its type; Python's would bind to objects."""
+    """Looks like a C function, except for its type; a Python function would bind to objects."""
 
     def __init__(self, original: Any, call: Callable[..., Any]) -> None:
         self._original = original
@@ -122,7 +122,7 @@ class Argv(list):  # type: ignore[type-arg]
 
 
 class EveryWarning:
-    """A filter's pattern that matches no warning, and sees them all, C code's too."""
+    """A filter's pattern that matches no warning, but sees all, including those of C code."""
 
     pattern = ""
 

@@ -1,3 +1,3 @@
-"""Makes a fork like a fresh process: random numbers of its own, and surroundings that its call
-changed.
+"""Makes a fork like a fresh process: gives it its own random numbers, and records which
+surroundings its call changed.
 """

@@ -1,7 +1,7 @@
 """Threads that a library starts when it is imported: each worker starts its own.
 
-    zygote:  with DeferredStarts(): import ... -> the function that starts them is only recorded
-    worker:  Held.renew() -> the recorded calls are made, before the user's code runs
+    zygote:  with DeferredStarts(): import ... -> calls that start threads are only recorded
+    worker:  Held.renew() -> the recorded calls are made, before user code runs
 
 A fork does not have its zygote's threads, so a module that starts one is not preloaded. If a single
 function of a library starts all of them, and nothing else in the import needs it, the library is
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-#: C modules, and for each the function that starts threads. ``polars/__init__.py`` calls it once,
-#: with the function that shows warnings; there is one such module for each size of index, and one
-#: for old processors.
+#: C modules, and the function of each that starts threads. ``polars/__init__.py`` calls it once,
+#: with a function that shows warnings. Polars has such a module for each size of index, and one for
+#: old processors.
 STARTS = {
     "_polars_runtime_32._polars_runtime": "__register_startup_deps",
     "_polars_runtime_64._polars_runtime": "__register_startup_deps",
@@ -29,7 +29,7 @@ STARTS = {
 
 
 class DeferredStarts:
-    """While modules are imported: calls of the functions in `STARTS` are recorded, not made."""
+    """Records calls of the functions in `STARTS` during imports, instead of making them."""
 
     def __init__(self) -> None:
         #: Calls that each worker must make: functions and their arguments.
@@ -51,7 +51,7 @@ class DeferredStarts:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, _target: object = None
     ) -> Any:
-        """Make sure that the function is replaced as soon as its module is loaded."""
+        """Arrange that the function is replaced as soon as its module is loaded."""
         function = STARTS.get(name)
         if function is None:
             return None
@@ -62,7 +62,7 @@ class DeferredStarts:
         execute = loader.exec_module
 
         def exec_module(module: Any) -> None:
-            del loader.exec_module  # the class's own, from here on
+            del loader.exec_module  # uncovers the method of the class
             execute(module)
             self._replace(module, function)
 
@@ -72,7 +72,7 @@ class DeferredStarts:
     def _replace(self, module: Any, name: str) -> None:
         function = getattr(module, name, None)
         if function is None:
-            return  # another version, which may start its threads elsewhere: a scout would see them
+            return  # a version that may start threads elsewhere, which a scout would notice
 
         def recorder(*args: Any, **kwargs: Any) -> None:
             self.calls.append((function, args, kwargs))

@@ -1,10 +1,11 @@
-"""Random values that modules drew when they were imported, and that each process must draw anew.
+"""Random values that modules drew when they were imported, and that each process must draw again.
 
     bytes, identifiers, tokens, numbers of a global generator, the process id, the time
         --find--> places: the attributes that hold them --made_now--> a new value of the same form
 
-A value that also appears elsewhere, for example as a key of a table, has no place: renewing only
-some of its copies would make them differ. Neither has a value that was changed after it was drawn.
+A value that also appears elsewhere, for example as a key of a dict, has no place: renewing only
+some of its copies would make them differ. A value that was changed after it was drawn has no place
+either.
 """
 
 from __future__ import annotations
@@ -21,29 +22,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-#: Least number of characters of a text that count as a part of a drawn value.
+#: Fewest characters of a text that count as a part of a drawn value.
 _PART = 8
 _UUID_BYTES = 16
 #: Modules whose draws `randomness` renews.
 _RENEWED = ("multiprocessing.process",)
-#: Modules whose drawn values have a place or are unused. The module of the platform's client draws
-#: an identifier in case RUNPOD_POD_ID is not set.
+#: Modules whose drawn values have a place or are unused. This module of the platform's client draws
+#: an identifier for use if RUNPOD_POD_ID is not set.
 _AS_DRAWN = ("runpod.serverless.modules.worker_state",)
 
-#: Where a module keeps a drawn value. ``owner`` and ``path``: a module and attributes. ``form``:
-#: one of `_FORMS`, ``pid``, ``pid_text``, ``time``, or a function of a global generator. ``draw``
-#: counts draws, of ``length`` bytes. For texts: the part that was drawn; for functions: their
-#: arguments.
+#: Where a module keeps a drawn value. ``owner`` and ``path``: a module, and a path of attributes.
+#: ``form``: one of `_FORMS`, ``pid``, ``pid_text``, ``time``, or a function of a global generator.
+#: ``draw``: the number of the draw, of ``length`` bytes. ``at``, ``size``: in a text, the part that
+#: was drawn. ``arguments``: of the function, or the whole text of ``pid_text``.
 Place = namedtuple("Place", "owner path form draw length at size arguments", defaults=((),))
 
 
 def find(draws: list[tuple[str, bytes]], modules: list[str]) -> tuple[list[Place], set[str]]:
-    """The places of what was drawn; and the modules that keep a draw where it cannot be renewed."""
+    """Return the places of draws, and the modules that keep a draw where it cannot be renewed."""
     if not draws:
         return [], set()
     held = [one for name in modules for one in _held_by(name)]
     places: list[Place] = []
-    #: Values that were drawn, or hold a part of one: which draw.
+    #: By value that was drawn, or that contains a part of a draw: the number of the draw.
     values: dict[Any, int] = {}
     for number, (_, drawn) in enumerate(draws):
         _find_one(number, drawn, held, places, values)
@@ -69,9 +70,9 @@ def _find_one(
 
 
 def _kept_elsewhere(values: dict[Any, int], ours: set[int]) -> set[int]:
-    """Return the draws that appear in containers other than attributes, such as keys of a table.
+    """Return the draws that appear in containers other than attributes, such as keys of a dict.
 
-    No renewal would reach these, and one of the attributes alone would tear them apart.
+    No renewal reaches these copies, and renewing only the attributes would make them differ.
     """
     kinds = {type(value) for value in values}
     namespaces = _namespaces()
@@ -104,15 +105,15 @@ def _members(container: Any, *, is_namespace: bool = False) -> Iterator[Any]:
 
 
 def _namespaces() -> set[int]:
-    """The tables of attributes that `_held_by` looks at, by their addresses."""
+    """Return the addresses of the attribute dicts that `_held_by` searches."""
     owners = list(sys.modules.values())
     owners += [value for module in owners for value in _namespace(module).values()]
-    # A class has a proxy for its attributes, an object or a module has the table itself.
+    # A class shows its attributes through a proxy; `get_referents` returns the dict itself.
     return {id(one) for owner in owners for one in gc.get_referents(owner) if type(one) is dict}
 
 
 def find_numbers(form: str, values: Iterable[float], module: str) -> list[Place]:
-    """Attributes of a module that are one of these numbers."""
+    """Return places of attributes of a module that are one of these numbers."""
     kind = int if form == "pid" else float
     wanted = set(values)
     return [
@@ -123,7 +124,7 @@ def find_numbers(form: str, values: Iterable[float], module: str) -> list[Place]
 
 
 def find_texts(pid: int, module: str) -> list[Place]:
-    """Return attributes of a module that are texts containing this process id, with each text."""
+    """Return places of texts, in attributes of a module, that contain this process id."""
     return [
         Place(owner, path, "pid_text", 0, 0, 0, 0, (value,))
         for owner, path, value in _held_by(module)
@@ -132,7 +133,7 @@ def find_texts(pid: int, module: str) -> list[Place]:
 
 
 def owner_of(place: Place) -> Any:
-    """Return the object that has the attribute in this process; None if there is none."""
+    """Return the object that has the attribute in this process; None if no object has it."""
     owner: Any = sys.modules.get(place.owner)
     for name in place.path[:-1]:
         owner = getattr(owner, name, None)
@@ -140,10 +141,9 @@ def owner_of(place: Place) -> Any:
 
 
 def is_by_chance(place: Place) -> bool:
-    """Return whether the attribute does not depend on the process id, although a scout suspected
-    it.
+    """Return whether the attribute does not depend on the process id, as a scout had suspected.
 
-    Numbers and texts that two processes have alike do not depend on their ids, which differ.
+    A number or text that two processes share does not depend on their ids, which differ.
     """
     value = getattr(owner_of(place), place.path[-1], None)
     if place.form == "pid":
@@ -162,7 +162,7 @@ def _as_a_whole(pid: int) -> re.Pattern[str]:
 
 
 def find_drawn(numbers: list[tuple[str, str, tuple[Any, ...], Any]]) -> list[Place]:
-    """Attributes of modules that are numbers which they drew from a global generator."""
+    """Return places of numbers in modules that were drawn from global generators."""
     places = []
     for draw, (module, function, arguments, value) in enumerate(numbers):
         for owner, path, held in _held_by(module):
@@ -172,7 +172,7 @@ def find_drawn(numbers: list[tuple[str, str, tuple[Any, ...], Any]]) -> list[Pla
 
 
 def _held_by(name: str) -> Iterator[tuple[str, list[str], Any]]:
-    """Attributes of a module, of the classes it defines, and of the objects it keeps."""
+    """Yield attributes of a module, of the classes it defines, and of the objects it keeps."""
     for attribute, value in _namespace(sys.modules.get(name)).items():
         yield name, [attribute], value
         if issubclass(type(value), type) and getattr(value, "__module__", None) != name:
@@ -186,9 +186,9 @@ _PLAIN = {str, bytes, int, float, bool, type(None), type(len), type(find), type(
 
 
 def _namespace(owner: object) -> dict[str, Any]:
-    """The attributes of a module, a class or an object, of any kind.
+    """Return the attributes of a module, a class or any other object.
 
-    Asked of the kind, and never of the object: a proxy would answer for what it stands for, or raise.
+    The type is queried, never the object: a proxy would answer for another object, or raise.
     """
     try:
         get = type.__getattribute__ if issubclass(type(owner), type) else object.__getattribute__
@@ -216,7 +216,7 @@ def _places(
 
 
 def _common(made: str, value: str) -> int:
-    """Characters of the beginning of one text that stand in the other."""
+    """Return the length of the longest beginning of ``made`` that ``value`` contains."""
     size = len(made)
     while size and made[:size] not in value:
         size -= 1
@@ -253,7 +253,7 @@ _FORMS: dict[str, Callable[[bytes], Any]] = {
 
 
 def made_now(old: Any, place: Place, drawn: dict[int, Any]) -> Any:
-    """A new value in the old one's form; ``drawn`` has those of draws that have several places."""
+    """Return a new value of the same form; ``drawn``: new draws so far, for several places."""
     if place.form == "pid":
         return os.getpid()
     if place.form == "pid_text":

@@ -1,6 +1,4 @@
-"""Determines which module's import an event belongs to: the module whose body runs at
-that moment.
-"""
+"""Determines which module's import an event belongs to: the module whose body is running."""
 
 from __future__ import annotations
 
@@ -10,12 +8,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-#: Modules whose bodies are not imports: flashpool's, and the call's own code.
+#: Modules that are not imports: flashpool's, and those of the call's own code.
 _PROGRAMS = ("__main__", "__flash_live__", "__runpod_live__", "_flashpool")
 
 
 def importing_module() -> str:
-    """The module whose body runs, the innermost one; empty when none does, but a program's."""
+    """Return the innermost module whose body is running; empty if it is not an import."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "<module>":

@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from . import randomness
     from .surroundings import Surroundings
 
-#: Generators that are renewed for each worker, if modules were preloaded.
+#: Values that are renewed for each worker, if modules were preloaded.
 held: randomness.Held | None = None
 #: The process as calls find it.
 surroundings: Surroundings
-#: Variables of which each call has its own value.
+#: Environment variables that differ between calls.
 varying: frozenset[str] = frozenset()
-#: Hooks at exit that preloads registered.
+#: Exit hooks that preloads registered.
 hooks: list[Callable[..., object]] = []
-#: Seconds for what a call leaves to be done at its exit; of these, what its answer waits for.
+#: Seconds that a call's exit may take; and how long the answer waits for it.
 exit_s: float = 10.0
 exit_answer_s: float = 0.25
 #: Seconds for an instance to close itself and for its process to exit.

@@ -1,16 +1,16 @@
 """Random number generators, and other values of the zygote that each worker must renew.
 
     zygote:  with Makers(): import ... -> which generators were seeded from entropy
-    scout:   what imports drew --> `drawn_values`: the attributes that hold it
-    zygote, before each fork:  renew_globals() -> other numbers of global generators
-    worker:  renew(seed) -> other generators and values as a fresh process would have made them
+    scout:   values that imports drew --> `drawn_values`: the attributes that hold them
+    zygote, before each fork:  renew_globals() -> new states of the global generators
+    worker:  renew(seed) -> other generators and values, as a fresh process would have them
 
-A fresh process seeds its generators from the system's entropy. A fork has those of its zygote, and
-all forks would draw the same numbers. Generators that were given a seed keep it: in a fresh process
-they would draw the same numbers, too. ``seed`` is a call's own (`seeding`).
+A fresh process seeds its generators from the system's entropy. A fork has the generators of its
+zygote, so all forks would draw the same numbers. A generator with an explicit seed keeps it: in
+fresh processes, too, it would draw the same numbers. ``seed`` is the call's (`seeding`).
 
-The zygote renews the generators that nearly all preloads have: it writes to the same few pages each
-time, whereas a worker would also read all the code for this.
+The zygote itself renews the generators that nearly all preloads have: it writes to the same few
+pages each time, whereas a worker would also have to read the code for this.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 
     from . import drawn_values
 
-#: A Mersenne Twister: 624 numbers of 32 bits, and how many of them are used up
+#: A Mersenne Twister's state: 624 numbers of 32 bits, and how many of them are used up
 #: (numpy/random/src/mt19937/mt19937.h, Modules/_randommodule.c).
 _NUMBERS, _WORD = 624, 4
-#: How far a generator may have advanced since its creation: keys of 624 numbers, or numbers of
-#: NumPy's.
+#: How far a generator may have advanced since its creation: in keys of 624 numbers (`random`), or
+#: in numbers (NumPy).
 _ROUNDS, _STEPS = 16, 4096
-#: Bytes of an object's head: its count and its type.
+#: Bytes of an object's header: reference count and type.
 _HEAD = 16
 #: Length of `multiprocessing`'s authentication key.
 _AUTHKEY_BYTES = 32
 
-# -- In the zygote: whose generators ------------------------------------------------------
+# -- In the zygote: who created which generator -------------------------------------------
 
 
 class Makers:
-    """Sees generators being made while modules are imported."""
+    """Records the generators that are created while modules are imported."""
 
     def __init__(self) -> None:
-        #: Each generator, or the seed of some of NumPy's; its module, its number there, its state.
+        #: Each generator (of NumPy: its seed); its module; its number in the module; its state.
         self.made: list[tuple[Any, str, int, Any]] = []
         self._numbers: dict[str, int] = {}
         self._randbits: Callable[[int], int] | None = None
@@ -76,9 +76,7 @@ class Makers:
         sys.meta_path.remove(self)
 
     def find_spec(self, _name: str, _path: object = None, _target: object = None) -> None:
-        """Notice the import of NumPy, whose generators take their seeds from one of its
-        functions.
-        """
+        """Wrap NumPy's function that returns seeds, as soon as NumPy is imported."""
         module: Any = sys.modules.get("numpy.random.bit_generator")
         randbits = getattr(module, "randbits", None)
         if randbits is None or self._randbits is not None:
@@ -99,18 +97,16 @@ class Makers:
         self.made.append((generator, module, number, state))
 
     def _given(self, generator: Any) -> None:
-        """Note that a generator was seeded after all: its present state is that of
-        every process.
-        """
+        """Forget a generator that was given a seed: its state is the same in every process."""
         self.made = [one for one in self.made if one[0] is not generator]
 
     def generators(self) -> list[Generator]:
-        """Return generators that are still referenced; ``drawn`` is None if their state changed
-        otherwise.
+        """Return the generators that still exist; ``drawn`` is None if drawing numbers does not
+        explain the state.
         """
         by_seed: dict[int, list[Any]] = {}
         seeds = {made for made, *_ in self.made if isinstance(made, int)}
-        # The list of all objects is long, and forks would pay for it.
+        # Only if necessary: the list of all objects is long, and forks would pay for its memory.
         for one in gc.get_objects() if seeds - {_entropy(_numpy_global())} else ():
             if (entropy := _entropy(one)) is not None and one is not _numpy_global():
                 by_seed.setdefault(entropy, []).append(one)
@@ -127,7 +123,7 @@ class Makers:
         return found
 
     def hidden(self) -> set[str]:
-        """Modules that keep a sequence of seeds by itself: what it gives next cannot be renewed."""
+        """Return the modules that keep a seed sequence alone, which cannot be renewed."""
         kind: Any = getattr(sys.modules.get("numpy.random.bit_generator"), "SeedSequence", None)
         if kind is None:
             return set()
@@ -150,10 +146,10 @@ def _state(generator: Any) -> Any:
 
 
 def _drawn(before: Any, now: Any) -> int | None:
-    """Words that a generator of `random` gave between two states; None where it never did."""
+    """Return the words that a generator of `random` drew between two states; None if impossible."""
     from random import Random
 
-    twister = Random()  # noqa: S311 - it is what is looked at
+    twister = Random()  # noqa: S311 - not for cryptography
     (*key, at), (*other, end) = before[1], now[1]
     for rounds in range(_ROUNDS):
         if key == other:
@@ -176,7 +172,7 @@ def _drawn_from_bits(bits: Any) -> int | None:
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """A state that can be compared."""
+    """Return a generator's state in a form that can be compared."""
     return {
         name: _plain(value)
         if type(value) is dict
@@ -186,7 +182,7 @@ def _plain(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kind(bits: Any) -> Any:
-    """NumPy's own class of a generator of bits."""
+    """Return NumPy's own class of a bit generator, which a subclass may extend."""
     return next(kind for kind in type(bits).__mro__ if kind.__module__.startswith("numpy."))
 
 
@@ -200,7 +196,7 @@ def _entropy(value: Any) -> int | None:
 
 
 def _numpy_global() -> Any:
-    """The generator of bits behind ``numpy.random``'s own functions."""
+    """Return the bit generator behind the functions of ``numpy.random``, if it exists."""
     module: Any = sys.modules.get("numpy.random.mtrand")
     return getattr(getattr(module, "_rand", None), "_bit_generator", None)
 
@@ -209,7 +205,7 @@ def _numpy_global() -> Any:
 
 
 class Held:
-    """What the modules of a zygote hold that must be renewed for each worker."""
+    """Generators and values, held by modules of a zygote, that must be renewed for each worker."""
 
     def __init__(
         self,
@@ -220,14 +216,15 @@ class Held:
         starts: Sequence[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]] = (),
     ) -> None:
         self.generators = generators
-        #: See `deferred_starts`: not for the zygote, which renews, too, when it rehearses.
+        #: See `deferred_starts`. Not made in the zygote, which also calls `renew`, in rehearsals.
         self._starts = starts
         self._zygote = os.getpid()
-        #: The global generators that are Mersenne Twisters; others of `random` are seeded.
+        #: The memory of global generators that are Mersenne Twisters; if that of `random` is
+        #: unknown, it is seeded instead.
         self._twisters: list[tuple[memoryview, memoryview]] = []
         self._random: Any = sys.modules["random"] if seeds_random else None
         if self._random is not None and (ours := _random_twister()) is not None:
-            self._random.seed()  # which also forgets a half of what `random.gauss` has made
+            self._random.seed()  # also drops the number that `random.gauss` may have kept
             self._random = None
             self._twisters.append(ours)
         if (numpys := _numpy_twister()) is not None:
@@ -248,21 +245,19 @@ class Held:
         )
 
     def renew_globals(self) -> None:
-        """In the zygote, before a fork: what it is to find in the global generators."""
+        """In the zygote, before a fork: renew the global generators for the next worker."""
         for numbers, position in self._twisters:
-            # Entropy itself: to seed them is to look at ten times as much memory.
+            # Entropy is the state itself: seeding would access ten times as much memory.
             numbers[:] = os.urandom(_NUMBERS * _WORD)
             position[0] = _NUMBERS
         if self._random is not None:
             self._random.seed()
         if self._multiprocessing is not None:
-            # The secret of connections among the processes of one program.
+            # The secret with which the processes of one program authenticate to each other.
             self._multiprocessing.current_process().authkey = os.urandom(_AUTHKEY_BYTES)
 
     def renew(self, seed: int | None) -> None:
-        """Renew, in a worker before its call, the rest as if just created, or everything from the
-        seed.
-        """
+        """In a worker, before its call: renew all others, from entropy or from the call's seed."""
         if self._starts and os.getpid() != self._zygote:
             for function, args, kwargs in self._starts:
                 function(*args, **kwargs)
@@ -272,7 +267,7 @@ class Held:
 
             resume = seeding.resume
         elif self._torch is not None:
-            # Generators of CUDA are created when they are first needed, which never happens in a
+            # CUDA's generators are created when they are first needed, which never happens in a
             # zygote.
             self._torch.default_generator.seed()
         entropy: dict[tuple[str, int], int] = {}
@@ -292,9 +287,7 @@ class Held:
 
 
 def _renew_generator(generator: Any, drawn: int) -> None:
-    """Seed a generator of `random` again, whatever its class overrides, and draw as
-    many numbers.
-    """
+    """Seed a generator of `random`, whatever its class overrides, and draw this many words."""
     from random import Random
 
     Random.seed(generator)
@@ -303,7 +296,7 @@ def _renew_generator(generator: Any, drawn: int) -> None:
 
 
 def _renew_bits(bits: Any, entropy: int, drawn: int) -> None:
-    """Seed NumPy's bit generators again; those that share a seed share one again."""
+    """Seed a bit generator of NumPy from this entropy, and draw this many numbers."""
     old = bits.seed_seq
     seeds = type(old)(entropy, spawn_key=old.spawn_key, pool_size=old.pool_size)
     seeds.spawn(old.n_children_spawned)
@@ -313,13 +306,13 @@ def _renew_bits(bits: Any, entropy: int, drawn: int) -> None:
     try:
         bits.__setstate__((fresh.state, seeds))
     except (TypeError, ValueError, KeyError):
-        bits.state = fresh.state  # as NumPy before 1.25 has it, whose seeds stay as they are
+        bits.state = fresh.state  # NumPy before 1.25, whose seed sequence cannot be replaced
 
 
 def _numpy_twister() -> tuple[memoryview, memoryview] | None:
-    """Return the address of the numbers of NumPy's global generator, and how many are used up.
+    """Return the memory of NumPy's global generator: its numbers, and how many are used up.
 
-    None if there is no such generator, or it is of another kind.
+    None if it does not exist, or is not a Mersenne Twister.
     """
     bits = _numpy_global()
     if type(bits).__name__ != "MT19937":
@@ -339,7 +332,7 @@ def _random_twister() -> tuple[memoryview, memoryview] | None:
 
 
 def _twister(numbers: int, position: int) -> tuple[memoryview, memoryview]:
-    """Memory at these addresses."""
+    """Return the memory at these addresses."""
     import ctypes
 
     words = (ctypes.c_ubyte * (_NUMBERS * _WORD)).from_address(numbers)
@@ -348,4 +341,4 @@ def _twister(numbers: int, position: int) -> tuple[memoryview, memoryview]:
 
 
 def _no_seed(_maker: str, _number: int) -> None:
-    """Without a seed, it does not matter which generator is renewed next."""
+    """Do nothing: without a seed, it does not matter which generator is renewed next."""

@@ -1,9 +1,9 @@
 """Random numbers that follow from a call's ``seed``.
 
 Generators that would be seeded from the system's entropy get numbers that follow from the seed,
-from the module whose import creates the generator (none: the call itself), and from how many
-generators that module created before. So a module's generators are the same whether it was
-preloaded (`randomness`) or is imported by the call, in whatever order.
+from the module whose import creates the generator (or the call itself), and from the number of
+generators that the module created before. So a module's generators are the same whether the module
+was preloaded (`randomness`) or is imported by the call, in any order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from typing import Any
 
-#: Bits of what seeds one of `random`'s generators.
+#: Bits of a seed for a generator of `random`.
 _BITS = 256
 
 
@@ -31,12 +31,12 @@ class _Numbers:
         self._next: tuple[str, int] | None = None
 
     def resume(self, maker: str, number: int) -> None:
-        """The next one is for a generator that this module made when it was imported."""
+        """Make the next draw for a generator that this module created when it was imported."""
         self._next = maker, number
         self._made[maker] = max(self._made.get(maker, 0), number + 1)
 
     def draw(self, bits: int) -> int:
-        """Return so many bits."""
+        """Return ``bits`` bits."""
         if self._next is not None:
             (maker, number), self._next = self._next, None
         else:
@@ -100,7 +100,7 @@ _ON_IMPORT: dict[str, Callable[[Any, int], None]] = {
 
 
 class _Finder:
-    """Seeds a library when its import is over (``sys.meta_path``)."""
+    """Seeds the generators of a library when its import ends (``sys.meta_path``)."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -122,7 +122,7 @@ class _Finder:
 
 
 class _SeedingLoader:
-    """Another loader, and what follows."""
+    """Loads a module with the original loader, then seeds the module's generators."""
 
     def __init__(self, loader: Any, seed: int) -> None:
         self.loader = loader

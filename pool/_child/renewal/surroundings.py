@@ -1,6 +1,6 @@
 """The surroundings of a process that imports may read, and which of them a call changes.
 
-    zygote: Surroundings() --fork--> worker: the call --> changed() --> names, for its answer
+    zygote: Surroundings() --fork--> worker: the call --> changed() --> names, for the answer
 
 Names are those that a scout records as read: ``env:NAME``, ``cwd``, ``argv``, ``locale``,
 ``warnings``; and ``path``, which every import reads.
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import BinaryIO
 
-#: Kinds of surroundings that calls are watched for where nothing was preloaded: a change of the
-#: locale or of filters of warnings may be that of an import in the call.
+#: Kinds of surroundings to compare if nothing was preloaded. Locale and warnings filters are not
+#: among them, because an import in the call may have changed these.
 WATCHED = frozenset(("argv", "cwd"))
-#: Bytes of libraries that are searched; beyond that, each variable counts as known to a library.
+#: Most bytes of libraries to search; beyond that, each variable counts as known to a library.
 _SEARCHED = 512 * 1024 * 1024
 _PART = 16 * 1024 * 1024
-#: Stands in every library that has Rust's own (library/std/src/panic.rs).
+#: A text in every library that contains Rust's standard library (library/std/src/panic.rs).
 _RUST = b"RUST_BACKTRACE"
 
 
 class Surroundings:
-    """A process as its calls find it.
+    """The surroundings of a process before its call.
 
-    ``kinds``: the names above that are watched, beside variables and the path.
+    ``kinds``: the names above to compare, beside variables and the path.
     """
 
     __slots__ = (
@@ -62,13 +62,13 @@ class Surroundings:
         self.memory = _memory("locale" in kinds)
 
     def again(self) -> Surroundings:
-        """Return the same object with the present addresses of memory."""
+        """Return a new object of the same kinds, with the current values and addresses."""
         return Surroundings(self.kinds, self.libraries)
 
     def are_as_they_were(self) -> bool:
-        """Return whether it is certain that nothing changed; `changed` finds out what may have.
+        """Return whether certainly nothing changed; if false, `changed` finds out what did.
 
-        The check reads as little as possible: a worker pays for each page that an object is on.
+        The check reads as little as possible: a worker pays for each page of an object it accesses.
         """
         try:
             if os.environ is not self.environ or sys.path != self.path or not self.memory:
@@ -82,7 +82,7 @@ class Surroundings:
                 and (self.cwd is None or _cwd() == self.cwd)
             )
         except BaseException:
-            # User code put something in their place that cannot be compared.
+            # User code replaced one by an object that cannot be compared.
             return False
 
     def changed(self) -> list[str]:
@@ -93,7 +93,7 @@ class Surroundings:
             found += self._changed_variables(variables)
         if sys.path != self.path:
             path = [one for one in sys.path if not call_files.holds(one)]
-            # Entries further back hide nothing that was found before.
+            # Entries added at the end do not hide modules found before.
             if path[: len(self.path)] != self.path or call_files.has_packages():
                 found.append("path")
         if self.argv is not None and sys.argv != self.argv:
@@ -111,7 +111,7 @@ class Surroundings:
             return ["env:*"]
         both = {**self.variables, **variables}
         names = [name for name in both if variables.get(name) != self.variables.get(name)]
-        # Entries that begin with the call's own directory, or do not concern imports.
+        # Not variables that begin with the call's own directory, or that do not concern imports.
         return [
             f"env:{os.fsdecode(name)}"
             for name in names
@@ -120,17 +120,15 @@ class Surroundings:
         ]
 
     def _warns_more(self) -> bool:
-        """Return whether more warnings are shown: ignoring more changes no import that was quiet
-        before.
-        """
+        """Return whether more warnings are shown: ignoring more does not affect a silent import."""
         new = [one for one in warnings.filters if one not in (self.filters or ())]
         return any(one[0] != "ignore" for one in new)
 
     def known_to_libraries(self, names: list[str]) -> list[str]:
         """Return those variables whose names appear in libraries that were loaded since.
 
-        C code reads its variables when it is loaded, unnoticed. Code that does not contain a
-        variable's name as text does not read it.
+        C code may read variables when it is loaded, which is not recorded. A library that does not
+        contain a variable's name as text does not read it.
         """
         left = list(names)
         searched = 0
@@ -139,7 +137,7 @@ class Surroundings:
                 with open(path, "rb") as file:
                     left, size = _not_in(file, left)
             except OSError:
-                continue  # deleted since, as by a call that installed another version
+                continue  # deleted since, for example by a call that installed another version
             searched += size
             if not left or searched > _SEARCHED:
                 return list(names) if left else [name for name in names if name not in left]
@@ -147,9 +145,9 @@ class Surroundings:
 
 
 def _not_in(file: BinaryIO, names: list[str]) -> tuple[list[str], int]:
-    """The names that do not stand in the file, and its size.
+    """Return the names that the file does not contain, and the file's size.
 
-    In C, a text ends with a null. Rust places texts one behind the other.
+    In C, a text ends with a null byte. Rust places texts one behind the other.
     """
     wanted = {name: os.fsencode(name) + b"\0" for name in names}
     overlap = max(map(len, [*wanted.values(), _RUST]))
@@ -166,7 +164,7 @@ def _not_in(file: BinaryIO, names: list[str]) -> tuple[list[str], int]:
 
 
 def _libraries() -> set[str]:
-    """Files of the shared libraries that are mapped."""
+    """Return the files of the shared libraries that are mapped."""
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
         paths = {line.split(None, 5)[5].rstrip("\n") for line in maps if line.count("/") > 1}
     return {path for path in paths if ".so" in path}
@@ -176,16 +174,15 @@ def _cwd() -> str | None:
     try:
         return os.getcwd()
     except OSError:
-        return None  # it was removed
+        return None  # the directory was removed
 
 
 def _memory(locale: bool) -> list[tuple[memoryview, bytes]]:
-    """Return where the C library keeps its variables and its counter of locale changes; with
-    values.
+    """Return the memory of the C library's variables and counter of locale changes, with contents.
 
     Each new value of a variable is a new text at another address (``setenv`` of glibc frees none),
     and setting a locale increments a counter for translations (``_nl_msg_cat_cntr``; the GNU
-    gettext manual, "Being a gettext grok"). Empty for other libraries.
+    gettext manual, "Being a gettext grok"). Empty for other C libraries.
     """
     import ctypes
 
@@ -194,12 +191,12 @@ def _memory(locale: bool) -> list[tuple[memoryview, bytes]]:
         return []
     environ = ctypes.c_void_p.in_dll(libc, "environ")
     if not environ.value:
-        return []  # ``clearenv`` left no table
+        return []  # ``clearenv`` was called
     table = ctypes.cast(environ, ctypes.POINTER(ctypes.c_void_p))
     count = 0
     while table[count]:
         count += 1
-    # Including the null behind the last variable, where the next one would be placed.
+    # Including the null pointer behind the last variable, where a new variable would be placed.
     areas = [(ctypes.addressof(environ), 8), (environ.value, 8 * (count + 1))]
     if locale:
         counter = ctypes.c_int.in_dll(libc, "_nl_msg_cat_cntr")

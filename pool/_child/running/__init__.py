@@ -1,1 +1,1 @@
-"""A call in its worker, or the calls of an instance in theirs."""
+"""Runs a call in its worker, or the calls of an instance or app in theirs."""

@@ -1,15 +1,15 @@
 """Determines whether a call left anything that Python handles when a process exits.
 
-Asked of every call, so it looks at next to nothing; `process_exit` does what there is to do.
+This runs after every call, so it inspects as little as possible; `process_exit` does the work.
 
     threads, exit hooks, handlers of logging, finalizers of `weakref` and `multiprocessing`
-                                   counted: as many as the prepared process had, or more?
-    objects with a ``__del__``     by their types: a zygote's own objects are frozen, so the
-                                   collector lists those of the call alone
-    names of the user's modules    values that may do something when they are let go of
+                                   compares their numbers with those of the prepared process
+    objects with a ``__del__``     by type: a zygote's own objects are frozen, so the collector
+                                   lists only those of the call
+    names of the user's modules    values whose deletion may have an effect
 
 Types without such effects are remembered, so that a small call, whose types a rehearsal had
-already, compares two sets.
+already, only compares two sets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import weakref
 from _thread import _count as threads_alive
 from atexit import _ncallbacks as hooks_registered
 
-# Bound here: user code may have changed or deleted them when this is asked.
+# Bound here: user code may have replaced or deleted them when a call ends.
 from builtins import BaseException, any, getattr, isinstance, len, list, map, type  # noqa: UP029
 from gc import get_objects
 from types import BuiltinFunctionType, CellType, FunctionType, GeneratorType, MethodType, ModuleType
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
 _ONLY_CLOSE = frozenset(
     ("asyncio", "_asyncio", "socket", "_socket", "subprocess", "select", "ssl", "_ssl")
 )
-#: In memory, or without a buffer: nothing of them is lost.
+#: Files in memory or without a write buffer: no data of them is lost.
 _NO_BUFFER = (io.StringIO, io.BytesIO, io.BufferedReader, io.FileIO)
-#: Closed by their deallocation, of which no ``__del__`` tells, with something left to write.
+#: Types that may still write when they are deallocated, although they have no ``__del__``.
 _DATABASES = frozenset((("sqlite3", "Connection"),))
-#: Values of a module's names that need nothing when they go.
+#: Types of values in a module whose deletion has no effect.
 _PLAIN = frozenset(
     (FunctionType, ModuleType, type, str, bytes, int, float, complex, bool, type(None))
 )
-#: Packages whose C objects only hold memory; how deep, and how many objects, are searched.
+#: Packages whose C objects only hold memory. How deep, and how many objects, are searched.
 _NOTHING_OPEN = frozenset(("builtins", *BY_VALUE, "numpy", "pandas"))
 _DEPTH, _BREADTH = 2, 100
 _STDLIB = f"{io.__file__.rpartition('/')[0]}/"
 _MRO = type.__dict__["__mro__"].__get__
 _ATTRIBUTES = type.__dict__["__dict__"].__get__
-#: Hooks at exit that have nothing to do where what they are for is counted here as well.
+#: Exit hooks that need not run by themselves, because the objects they handle are counted here.
 _COUNTED_HOOKS = frozenset(
     (
         ("logging", "shutdown"),
@@ -61,31 +61,31 @@ _COUNTED_HOOKS = frozenset(
     )
 )
 
-#: Types of which no object needs anything: those of every call, and what was met since.
+#: Types whose objects need nothing at exit: those of every call, and those found since.
 _harmless: set[type[Any]] = {
     *(FunctionType, BuiltinFunctionType, MethodType, CellType, ModuleType, type, property),
     *(dict, list, tuple, set, frozenset, map, filter, zip, staticmethod, classmethod),
 }
-#: The collector's objects of a call that holds on to nothing, as requests and as Pool bring one,
-#: and two more, where an open file and what holds it are three; and the names of both modules
-#: that a function may be in, with one function in one of them.
+#: Most objects that the collector lists after a call that keeps nothing, by whether it was pickled,
+#: plus two: an open file with its buffers would be three. And the number of names in both modules
+#: that may contain the call's function, with one function in one of them.
 FEW = {False: 13, True: 8}
 _NAMES = 13
 _threads: Callable[[], int] = threads_alive
 _registered: Callable[[], int] = hooks_registered
 _objects: Callable[[], list[Any]] = get_objects
-#: State before any call: hooks, and lengths of what is counted.
+#: The state before any call: number of exit hooks, and lengths of the counted collections.
 _hooks = 0
 _counted: list[tuple[Callable[[], int], int]] = []
-#: Whether preloaded modules have registered hooks that every process of a program would run.
+#: Whether preloaded modules have registered exit hooks, which every process must run.
 _inherited = False
 
 
 def look_around() -> None:
-    """Record what the prepared process has before any call.
+    """Record the state of the prepared process before any call.
 
-    Objects that every call needs are created here, side by side: a worker pays for each page that
-    an object is on, and calling an object's method leaves that itself alone.
+    Objects that every call needs are created here, side by side: a worker pays for each page of an
+    object that it accesses, and calling a bound method does not write to the method's object.
     """
     global _hooks, _counted, _inherited, _threads, _registered, _objects
     functions: list[Any] = [threads_alive, hooks_registered, get_objects]
@@ -106,9 +106,9 @@ def _name_of(hook: Any) -> tuple[str, str]:
 def any_left(known: int, few: int) -> bool:
     """Return whether the exit of this process has anything to do.
 
-    The process had ``known`` modules before the call. With at most ``few`` further objects (`FEW`)
-    and only the names of a function's module, nothing can hide: so small calls skip looking at
-    types, each of which is on another page.
+    The process had ``known`` modules before the call. With at most ``few`` objects (`FEW`), and
+    only the usual names in the function's module, nothing can be left: so small calls do not
+    inspect types, each of which is on another page.
     """
     try:
         if may_wait():
@@ -122,7 +122,7 @@ def any_left(known: int, few: int) -> bool:
             return True
         return any(names_to_clear(module) for module in users_modules(known))
     except BaseException:
-        # User code left something here that cannot even be looked at.
+        # User code left an object that cannot even be inspected.
         return True
 
 
@@ -130,7 +130,7 @@ def may_wait() -> bool:
     """Return whether an exit may have to wait for anything: threads or hooks."""
     if _inherited or _threads() or _registered() != _hooks:
         return True
-    for count, length in _counted:  # noqa: SIM110 - a generator is one object more, in every call
+    for count, length in _counted:  # noqa: SIM110 - a generator is another object in every call
         if count() != length:
             return True
     return False
@@ -160,7 +160,7 @@ def _does_something(kind: type[Any]) -> bool:
 
 
 def finalizable(kinds: set[type[Any]] | None = None) -> list[Any]:
-    """The call's objects that do something when they go, and have not done it yet."""
+    """Return the call's objects whose deletion still has an effect."""
     if kinds is None:
         kinds = _finalized({*map(type, get_objects())} - _harmless)
     return [one for one in get_objects() if type(one) in kinds and _is_pending(one)]
@@ -171,10 +171,10 @@ def _is_pending(one: Any) -> bool:
         if isinstance(one, io.IOBase):
             return not one.closed and one.writable()
         if type(one) is GeneratorType:
-            # Suspended: it may have a ``finally``.
+            # A suspended generator may have a ``finally``.
             return bool(getattr(one, "gi_suspended", one.gi_frame and one.gi_frame.f_lasti >= 0))
     except BaseException:
-        return False  # its own code says that it is of no use any more
+        return False  # the object's own code fails, so the object is unusable
     return True
 
 
@@ -196,9 +196,7 @@ def _is_users(module: ModuleType) -> bool:
 
 
 def names_to_clear(module: ModuleType) -> list[str]:
-    """Return names whose values may have an effect when deleted, beside those with a
-    ``__del__``.
-    """
+    """Return names whose values may have an effect when deleted, though without ``__del__``."""
     return [
         name
         for name, value in module.__dict__.items()
@@ -207,7 +205,7 @@ def names_to_clear(module: ModuleType) -> list[str]:
 
 
 def _may_close(value: Any, depth: int) -> bool:
-    """Return whether a value is, or holds, an unknown C object: a video, a database."""
+    """Return whether a value is or holds an unknown C object, such as a video or a database."""
     kind = type(value)
     if kind in _PLAIN or isinstance(value, type):
         return False
@@ -228,6 +226,6 @@ def _is_of_c(kind: type[Any]) -> bool:
     package = str(kind.__module__).partition(".")[0]
     if package in _NOTHING_OPEN or package in sys.stdlib_module_names:
         return False
-    # A class of Python's has one of these, or a base that has.
+    # A class written in Python, or a base of it, has one of these attributes.
     marks = ("__dict__", "__weakref__", "__slots__")
     return not any(mark in _ATTRIBUTES(one) for one in _MRO(kind) for mark in marks)

@@ -1,4 +1,4 @@
-"""Calls a function and sees its result through, whatever kind of function it is.
+"""Calls a function of any kind, and awaits or iterates its result.
 
     function(*args) -> value                           the result
                     -> generator                       items, one by one
@@ -14,7 +14,7 @@ appears: most calls never pay for it.
 
 from __future__ import annotations
 
-# Bound here: what these say of a result must not change when user code changes builtins.
+# Bound here, so that replaced builtins do not change how a result is classified.
 from builtins import hasattr, list, type  # noqa: UP029
 
 TYPE_CHECKING = False
@@ -33,11 +33,11 @@ class _Streamed:
         return "STREAMED"
 
 
-#: Returned in place of a result whose items have all gone to ``on_item``.
+#: Returned in place of a result whose items were all passed to ``on_item``.
 STREAMED: Final = _Streamed()
 
-#: Seconds for tasks, async generators and executor threads that outlive the function; `asyncio.run`
-#: would wait forever. The process exits after that.
+#: Longest wait for tasks, async generators and executor threads that outlive the function, in
+#: seconds; `asyncio.run` would wait forever. Then the process exits.
 GRACE_S = 5.0
 
 Generators = type(_ for _ in ())
@@ -53,7 +53,7 @@ AsyncGenerators = type(_no_items())
 
 
 def each(function: Any, calls: list[tuple[Any, ...]]) -> list[Any]:
-    """A chunk of a map: one process, many calls."""
+    """Run one chunk of a map: many calls in one process."""
     return [run(function, args, {}, None) for args in calls]
 
 
@@ -63,7 +63,7 @@ def run(
     kwargs: Mapping[str, Any],
     on_item: OnItem | None = None,
 ) -> Any:
-    """Call and return the result, or `STREAMED`. Raises whatever the function raises."""
+    """Call a function; return its result, or `STREAMED`; raise whatever it raises."""
     value = function(*args, **kwargs)
     if needs_loop(value):
         return _run_loop(value, on_item)
@@ -73,7 +73,7 @@ def run(
 
 
 def needs_loop(value: object) -> bool:
-    """Return whether the result of a function must be awaited or drained by `complete`."""
+    """Return whether the result of a function needs `complete`, which runs on a loop."""
     return _is_awaitable(value) or type(value) is AsyncGenerators
 
 
@@ -95,7 +95,7 @@ def _drain(items: Generator[Any, None, None], on_item: OnItem | None) -> Any:
 
 
 async def _drain_on_loop(items: Generator[Any, None, None], on_item: OnItem | None) -> Any:
-    """Like `_drain`, but other tasks continue while the items are not read."""
+    """Like `_drain`, but other tasks continue while the reader does not take items."""
     room = getattr(on_item, "room", None)
     if on_item is None or room is None:
         return _drain(items, on_item)
@@ -123,7 +123,7 @@ async def _adrain(items: AsyncGenerator[Any, None], on_item: OnItem | None) -> A
 
 
 async def complete(value: Any, on_item: OnItem | None) -> Any:
-    """See through, on the running loop, what a function returned."""
+    """On the running loop, await or iterate a function's result."""
     if _is_awaitable(value):
         value = await value
     if type(value) is AsyncGenerators:
@@ -133,7 +133,7 @@ async def complete(value: Any, on_item: OnItem | None) -> Any:
     return value
 
 
-# -- The loop, as asyncio.run has it, with an end -----------------------------------------
+# -- The loop, as in asyncio.run, but with limited waits ----------------------------------
 
 
 def _run_loop(value: Any, on_item: OnItem | None) -> Any:
@@ -148,7 +148,7 @@ def _run_loop(value: Any, on_item: OnItem | None) -> Any:
 
 
 def _loop_of(value: Any) -> asyncio.AbstractEventLoop | None:
-    """The loop a plain function made its future on, where it can still run."""
+    """Return the loop on which a plain function created its future, if it can still run."""
     if not hasattr(value, "_asyncio_future_blocking"):
         return None
     loop: asyncio.AbstractEventLoop = value.get_loop()
@@ -160,18 +160,18 @@ def _result(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]
 
     task = loop.create_task(coroutine)
     try:
-        # Waiting for the task, instead of running it, keeps asyncio's frames out of a traceback.
+        # Waiting for the task, instead of running it, keeps asyncio's frames out of tracebacks.
         loop.run_until_complete(asyncio.wait({task}))
     except BaseException:
-        # SystemExit and KeyboardInterrupt tear through the loop: the task's own when it
-        # is done, a sibling's or a signal's when not.
+        # SystemExit and KeyboardInterrupt escape from the loop. If the task is done, it raised the
+        # exception; if not, another task or a signal did.
         if not task.done():
             raise
     return task.result()
 
 
 def close_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel the tasks that are left on the loop, and wait a little for them."""
+    """Cancel the tasks that are left on the loop, wait for them up to `GRACE_S`, and close it."""
     import asyncio
     import time
 
@@ -204,7 +204,7 @@ def _cancel_tasks(loop: asyncio.AbstractEventLoop, deadline: float) -> None:
 
 
 def _settle(loop: asyncio.AbstractEventLoop, tasks: Any, deadline: float) -> None:
-    """Run the loop until the tasks are done, or the time is over."""
+    """Run the loop until the tasks are done, or the deadline."""
     import asyncio
     import time
 
@@ -216,7 +216,7 @@ def _settle(loop: asyncio.AbstractEventLoop, tasks: Any, deadline: float) -> Non
 def _join_executor(loop: asyncio.AbstractEventLoop, deadline: float) -> None:
     """Wait for threads of ``run_in_executor``.
 
-    ``loop.shutdown_default_executor`` has a limit from 3.12 on only.
+    ``loop.shutdown_default_executor`` has a time limit only from Python 3.12 on.
     """
     import time
 

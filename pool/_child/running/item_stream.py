@@ -1,12 +1,12 @@
 """Streams of a generator's items: at most a window of items is sent ahead of the reader.
 
-    generator --item--> ItemSender --ITEM--> supervisor --> its reader
-                            ^                                   |
-                            '--- its credit <-----CREDIT-------'  for every few items taken
+    generator --item--> ItemSender --ITEM--> supervisor --> reader
+                            ^                                 |
+                            '----- credit <-----CREDIT--------'  for every few items taken
 
-The two kinds differ in how credit arrives. The only call of a worker reads it from the channel
-itself (`ChannelCredit`); the calls of a resident share a channel, and `ResidentLink` adds to the
-credit of the call that a frame names (`LinkCredit`).
+The two kinds of credit differ in how it arrives. The only call of a worker reads it from the
+channel itself (`ChannelCredit`). The calls of a resident share a channel, and `ResidentLink` adds
+to the credit of the call that a frame names (`LinkCredit`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ItemSender:
         self.left = wire.WINDOW
 
     def __call__(self, item: Any) -> None:
-        """Send one item; blocks while the window is used up."""
+        """Send one item; block while the window is used up."""
         while self.left == 0:
             self.left += self.credit.take()
         self.left -= 1
@@ -48,20 +48,20 @@ class ItemSender:
         self.send(body, fds)
 
     async def room(self) -> None:
-        """Wait until the window is open, without blocking the loop."""
+        """Wait until an item may be sent, without blocking the loop."""
         while self.left == 0:
             await self.credit.wait()
             self.left += self.credit.take()
 
 
 class ChannelCredit:
-    """Credit for the only call of a worker: no other frames come over its channel."""
+    """Credit for the only call of a worker: no other frames arrive on its channel."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
 
     def take(self) -> int:
-        """Return how many more items may be sent; block until there is one."""
+        """Return how many more items may be sent; block until that is at least one."""
         count: int = wire.CREDIT_META.unpack(self.channel.receive().meta)[0]
         return count
 
@@ -72,7 +72,7 @@ class ChannelCredit:
 
 
 class LinkCredit:
-    """Credit for one of the calls of a resident."""
+    """Credit for one of a resident's calls."""
 
     def __init__(self, link: ResidentLink, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         self.link = link
@@ -82,14 +82,15 @@ class LinkCredit:
         self.added: asyncio.Future[None] | None = None
 
     def add(self, items: int) -> None:
-        """The reader took some."""
+        """Add credit, because the reader has taken items."""
         self.count += items
         if self.added is not None and not self.added.done():
             self.added.set_result(None)
 
     def take(self) -> int:
-        """Return how many more items may be sent; block until there is one, as no other call runs
-        then.
+        """Return how many more items may be sent; block until that is at least one.
+
+        It blocks only while no other call runs.
         """
         while self.count == 0:
             self.link.take_credit(self.link.channel.receive())
@@ -97,14 +98,14 @@ class LinkCredit:
         return count
 
     async def wait(self) -> None:
-        """Wait for credit, which the reader of the channel on the loop adds."""
+        """Wait for credit, which the loop's handler of the channel adds."""
         while self.count == 0:
             self.added = self.loop().create_future()
             await self.added
 
 
 async def readable(fd: int) -> None:
-    """Wait until there is something to read."""
+    """Wait until the descriptor is readable."""
     import asyncio
 
     loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
-"""The end of a call as bytes for the supervisor: its result or its exception, and what it changed.
+"""The outcome of a call as bytes for the supervisor: result or exception, and changes it made.
 
-User code may have damaged the interpreter by then: functions that are needed here are bound
+User code may have damaged the interpreter by then, so the functions needed here are bound
 beforehand.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import sys
 
-# Bound here: user code may have changed or deleted them when its end is reported.
+# Bound here: user code may have replaced or deleted them when the outcome is reported.
 from builtins import BaseException, OSError, TimeoutError, getattr, isinstance, len, list, type  # noqa: UP029
 
 from .. import processes, wire
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..channel import Channel
 
-    #: Form of the result, its bytes, its descriptors; or what went wrong in its place.
+    #: Form of the result, its bytes and descriptors; and the failure, if it has one.
     Outcome = tuple[str, bytes, list[int], dict[str, Any]]
 
 #: The builtins of this process, and their original values.
@@ -36,9 +36,9 @@ _OWN_BUILTINS = _BUILTINS.copy()
 def encoded(
     value: Any, request: flash.Invocation | None, result_limit: int | None, *, last: bool
 ) -> Outcome:
-    """The end of a call that returned; ``request`` is None where it came pickled.
+    """Return the outcome of a call that returned; ``request`` is None if the call was pickled.
 
-    ``last``: this process ends now, and with it everything else that refers to the value.
+    ``last``: this process exits now, so nothing else will use the value.
     """
     if value is invoke.STREAMED:
         if request is None or request.items is None:
@@ -53,7 +53,7 @@ def encoded(
 
 
 def failed(error: BaseException) -> Outcome:
-    """The end of a call that raised, or that could not be begun or answered."""
+    """Return the outcome of a call that raised, or that could not be begun or answered."""
     _BUILTINS.update(_OWN_BUILTINS)
     if isinstance(error, wire.BadRequest):
         return "pickle", b"", [], {"error_type": "InvalidRequest", "error": str(error)}
@@ -63,13 +63,13 @@ def failed(error: BaseException) -> Outcome:
         return "pickle", b"", [], {"error_type": type(error).__name__, "error": str(error)}
     if type(error).__name__ == "SoftTimeout" and isinstance(error, TimeoutError):
         _, _, found = _capture(error)
-        # The pool ended it, and not what user code does.
+        # The pool, and not user code, caused this exception.
         return "pickle", b"", [], {**found, "user": False}
     return "pickle", *_capture(error)
 
 
 def _dump(dump: Callable[[Any, bool], Any], value: Any, how: bool) -> Any:
-    """Dump a result; once more with Python's own builtins where user code changed them."""
+    """Dump a result; if that fails and user code changed builtins, restore them and try again."""
     try:
         return dump(value, how)
     except BaseException:
@@ -80,7 +80,7 @@ def _dump(dump: Callable[[Any, bool], Any], value: Any, how: bool) -> Any:
 
 
 def _capture(error: BaseException) -> tuple[bytes, list[int], dict[str, Any]]:
-    """Return a report of the exception; or of the damage that prevents a report."""
+    """Return a report of the exception, or of the damage that prevents such a report."""
     try:
         record, body = exception_pickling.capture(error)
     except BaseException as problem:
@@ -89,7 +89,7 @@ def _capture(error: BaseException) -> tuple[bytes, list[int], dict[str, Any]]:
 
 
 def _damaged(problem: BaseException, raised: BaseException | None = None) -> dict[str, Any]:
-    """Return a failure in words: this worker cannot do its part any more."""
+    """Return the failure of a worker whose interpreter is damaged."""
     what = exception_pickling.summary(problem)
     error = (
         "the worker could not report how the call ended, because the call damaged its "
@@ -108,7 +108,7 @@ def answer_damaged(
     kind: int = wire.RESULT,
     number: bytes = b"",
 ) -> None:
-    """Answer although that failed, with as little of Python as can be."""
+    """Send the outcome after a first attempt failed, with as little of Python as possible."""
     _BUILTINS.update(_OWN_BUILTINS)
     form, body, fds, failure = outcome
     try:
@@ -128,8 +128,8 @@ def answer_damaged(
 
 
 def changes(env: dict[str, str] | None, *, imported: bool) -> dict[str, list[str]]:
-    """Return what the call changed that imports read, and which of its variables libraries may
-    read.
+    """Return changes by the call to surroundings that imports read (``changed``), and variables
+    that libraries may read (``native``).
     """
     found: dict[str, list[str]] = {}
     try:
@@ -144,7 +144,7 @@ def changes(env: dict[str, str] | None, *, imported: bool) -> dict[str, list[str
         if imported and own and (native := there.known_to_libraries(own)):
             found["native"] = native
     except BaseException:
-        # User code broke what this needs: assume that everything in its process changed.
+        # User code broke modules needed here: assume that all surroundings changed.
         found["changed"] = ["env:*", "path"]
     return found
 
@@ -169,7 +169,7 @@ def _too_large(size: int, limit: int) -> dict[str, Any]:
 
 
 def installed(names: list[str]) -> list[str]:
-    """Return modules that any process of this environment could import as well."""
+    """Return those modules that any process of this environment could import, too."""
     found = []
     for name in names:
         loader = getattr(getattr(sys.modules.get(name), "__spec__", None), "loader", None)

@@ -1,10 +1,10 @@
 """Routes the output of overlapping calls, which share descriptors 1 and 2, to the right call.
 
-    print, logging, warnings -> sys.stdout -> the call in whose context it is written -> OUTPUT n, ERRORS n
-                                           -> no call's: descriptor 1
+    print, logging, warnings -> sys.stdout -> in the context of a call: OUTPUT n, ERRORS n
+                                           -> in no call's context: descriptor 1
 
-Tasks and `asyncio.to_thread` inherit a call's context; threads started otherwise, child processes
-and C code write to the descriptors, which counts as output of the call that began first.
+Tasks and `asyncio.to_thread` inherit a call's context. Threads started otherwise, child processes
+and C code write to the descriptors, which counts as output of the oldest call.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         def write(self, data: bytes, kind: int) -> None: ...
 
 
-#: Characters of unfinished line kept before they are sent; bytes of one frame.
+#: Most bytes of an unfinished line that are kept back; most bytes of one frame.
 _LINE_LIMIT = 8192
 _FRAME_LIMIT = 256 * 1024
 
@@ -39,14 +39,14 @@ current: ContextVar[Written | None] = ContextVar("flashpool_call", default=None)
 
 
 def begin(link: ResidentLink, number: int) -> CallOutput:
-    """From now on, output written in this context belongs to this call."""
+    """Make output that is written in this context, from now on, belong to this call."""
     written = CallOutput(link, number)
     current.set(written)
     return written
 
 
 class CallOutput:
-    """Output of one call, which is sent line by line. Threads of the call write, too."""
+    """Output of one call, which is sent line by line. Several threads may write."""
 
     def __init__(self, link: ResidentLink, number: int) -> None:
         import threading
@@ -58,7 +58,7 @@ class CallOutput:
         #: The stream to which the parts were written.
         self.kind = wire.OUTPUT
         self.closed = False
-        # Signal handlers print as well.
+        # Reentrant, because signal handlers print, too.
         self.lock = threading.RLock()
 
     def write(self, data: bytes, kind: int) -> None:
@@ -79,13 +79,13 @@ class CallOutput:
                 self.link.send_frame(self.kind, self.number, part, [])
 
     def close(self) -> None:
-        """End the call; later output of its tasks and threads is discarded."""
+        """Send the unfinished line; discard later output of the call's tasks and threads."""
         self.flush()
         self.closed = True
 
 
 def _writer() -> Written | None:
-    """Return the receiver of output that is written now."""
+    """Return the receiver of output in the current context, if any."""
     written = current.get()
     if written is None or written.closed or written.link.forked:
         return None
@@ -93,9 +93,7 @@ def _writer() -> Written | None:
 
 
 class _Routed:
-    """A standard stream: text goes to the call in whose context it is written, else to the
-    descriptor.
-    """
+    """A standard stream: text goes to the call whose context is current, else to the descriptor."""
 
     def __init__(self, stream: Any, kind: int) -> None:
         self._stream = stream
@@ -118,7 +116,7 @@ class _Routed:
             self.write(line)
 
     def flush(self) -> None:
-        """See `io.TextIOBase.flush`; a call's unfinished line waits for its end."""
+        """See `io.TextIOBase.flush`; a call's unfinished line still waits for its rest."""
         self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -146,7 +144,7 @@ class _RoutedBuffer:
 
 
 def route() -> None:
-    """From now on overlapping calls may print."""
+    """Replace the standard streams by routed ones, also in handlers of `logging`."""
     if isinstance(sys.stdout, _Routed):
         return
     routed = {
@@ -161,9 +159,7 @@ def route() -> None:
 
 
 def _handlers() -> list[Any]:
-    """Return handlers of `logging` with a stream of their own; its last resort uses
-    `sys.stderr`.
-    """
+    """Return the handlers of `logging` that keep a stream; `lastResort` looks up `sys.stderr`."""
     logging = sys.modules.get("logging")
     references = getattr(logging, "_handlerList", ())
     found = [reference() for reference in references]

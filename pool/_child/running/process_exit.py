@@ -1,15 +1,15 @@
-"""Does what Python does when a process exits, for a call whose RESULT is under way.
+"""Does what Python does when a process exits, after the RESULT of a call was sent.
 
-    RESULT (says that it exits) --> flush files --> EXIT flushed --> threads --> exit hooks
+    RESULT (announces the exit) --> flush files --> EXIT flushed --> threads --> exit hooks
         --> finalizers, files closed --> EXIT done
 
 The order is the interpreter's (`Py_FinalizeEx`): threads that are not daemons, `atexit` with the
-last hook first, then values of the user's modules. Two things differ. Every wait is limited, by the
-supervisor (`exits`): it answers before everything is over, and finally stops the process. And open
-files are closed outermost first, whereas a collector that meets a cycle may close a file before the
-object that still writes to it.
+last hook first, then values of the user's modules. Two things differ. The supervisor limits every
+wait (`exits`): it answers before the exit is over, and finally stops the process. And open files
+are closed outermost first; the collector, which may break a cycle anywhere, could close a file
+before an object that still writes to it.
 
-Exceptions in hooks and finalizers are printed, as Python prints them; the call's end does not
+Exceptions in hooks and finalizers are printed, as Python prints them; the call's outcome does not
 change.
 """
 
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
     #: Reports a stage to the supervisor: the stage, what runs in it, and what was left behind.
     Tell = Callable[[int, str, str], None]
 
-#: How deep files below a file are searched (a text, its zip's member, the zip, its file), and how
-#: many.
+#: How deep files below a file are searched (text file, zip member, zip, its file), and how many
+#: objects.
 _DEPTH, _BREADTH = 5, 200
-#: Threads named in a note.
+#: Most threads that a note names.
 _NAMES = 5
-#: Names of what may run beside threads.
+#: Stages other than threads, in words.
 _HOOKS, _FINALIZERS = "exit hooks", "finalizers"
-#: Hooks that take longer are reported when they are over.
+#: The end of hooks that take longer than this is reported.
 _LONG_S = 0.05
 _C_BUFFERS = (io.BufferedWriter, io.BufferedRandom, io.BufferedRWPair)
 
 
 def tell_over(send: Callable[[int, bytes, bytes, list[int]], None]) -> Tell:
-    """Tells it in frames."""
+    """Return a function that reports stages of the exit as EXIT frames."""
 
     def tell(stage: int, runs: str, ended: str) -> None:
         flush_output()
@@ -60,7 +60,7 @@ def tell_over(send: Callable[[int, bytes, bytes, list[int]], None]) -> Tell:
 
 
 def run(known: int, tell: Tell, bound_s: float | None = None) -> None:
-    """Handle everything that is left; the process had ``known`` modules before the call."""
+    """Run the exit; the process had ``known`` modules before the call."""
     pid = os.getpid()
     began = monotonic()
     bound_s = prepared.exit_s if bound_s is None else bound_s
@@ -87,7 +87,7 @@ def run(known: int, tell: Tell, bound_s: float | None = None) -> None:
     atexit._clear()
     _finalize(known)
     if os.getpid() != pid:
-        # A hook forked, and its child came back here: only one may answer.
+        # A hook forked, and this is the child: only the original process may answer.
         os._exit(0)
     tell(wire.DONE, "", ended)
 
@@ -103,7 +103,7 @@ def _attempt(function: Callable[..., Any], *args: Any) -> None:
 
 
 def _running() -> list[threading.Thread]:
-    """Threads that Python waits for."""
+    """Return the threads that Python would wait for."""
     main = threading.main_thread()
     return [one for one in threading.enumerate() if not one.daemon and one is not main]
 
@@ -115,10 +115,10 @@ def _counted(threads: list[threading.Thread]) -> str:
 
 
 def _wait_for_threads(began: float, bound_s: float, tell: Tell) -> str:
-    """Wait for threads to end, as Python does; return the threads that had to be left, if any.
+    """Wait for threads to end, as Python does; return in words the threads that did not, if any.
 
-    Runs in a thread of its own: hooks of `threading` (`concurrent.futures` has some) join theirs
-    without a limit.
+    Another thread joins them, because hooks of `threading` (such as those of `concurrent.futures`)
+    join their threads without a limit.
     """
     over = threading.Lock()
     over.acquire()
@@ -141,9 +141,7 @@ def _wait_for_threads(began: float, bound_s: float, tell: Tell) -> str:
 
 
 def _join_threads() -> None:
-    """Join threads like `threading._shutdown`, which considers the calling thread the
-    main thread.
-    """
+    """Join threads like `threading._shutdown`, which must be called in the main thread."""
     hooks: list[Callable[[], object]] = threading._threading_atexits  # type: ignore[attr-defined]
     while hooks:
         _attempt(hooks.pop())
@@ -153,7 +151,7 @@ def _join_threads() -> None:
 
 
 def _stop_listeners() -> None:
-    """Let queue listeners of `logging` handle what they were given: their threads are daemons."""
+    """Let queue listeners of `logging` handle their queues, as their threads are daemons."""
     handlers = sys.modules.get("logging.handlers")
     kind = getattr(handlers, "QueueListener", None)
     if kind is None:
@@ -161,12 +159,12 @@ def _stop_listeners() -> None:
     for one in gc.get_objects():
         if isinstance(one, kind) and getattr(one, "_thread", None) is not None:
             _attempt(one.stop)
-            # A hook may stop it once more, which older versions do not take.
+            # A hook may stop the listener again, which raises in older versions.
             one._thread = _Stopped()
 
 
 class _Stopped:
-    """In place of the thread of a listener that was stopped."""
+    """Stands in for the thread of a listener that was stopped."""
 
     def __bool__(self) -> bool:
         return False
@@ -179,14 +177,14 @@ class _Stopped:
 
 
 def _finalize(known: int) -> None:
-    """Let what the call's modules hold go, then close the files that are still open."""
+    """Delete the values of the call's modules, then close the files that are still open."""
     found = exit_needs.finalizable()
     files = [one for one in found if isinstance(one, io.IOBase)]
     others = len(found) > len(files)
     del found
     if others:
-        # Like the interpreter: the modules are deleted while their finalizers find all names. Files
-        # are held meanwhile, for finalizers to write to.
+        # As in the interpreter, modules are deleted while finalizers still find all their names.
+        # Files are kept open meanwhile, so that finalizers can write to them.
         for module in exit_needs.users_modules(known):
             sys.modules.pop(module.__name__, None)
         module = None  # type: ignore[assignment]
@@ -218,7 +216,7 @@ def _flush(file: Any) -> None:
     try:
         file.flush()
     except BaseException:
-        pass  # to close it will fail as well, and that is told
+        pass  # closing the file will fail, too, and print the error
 
 
 def _close(file: Any) -> None:
@@ -228,14 +226,14 @@ def _close(file: Any) -> None:
         else:
             file.close()
     except ValueError:
-        pass  # closed meanwhile, by what is around it
+        pass  # closed meanwhile, by a file around it
     except BaseException:
         print(f"Exception ignored in: {file!r}", file=sys.stderr)
         sys.excepthook(*sys.exc_info())
 
 
 def _is_standard(file: Any) -> bool:
-    """Return whether a file writes to an output that others use, too."""
+    """Return whether a file writes to stdout or stderr, which other code uses, too."""
     if file in (sys.stdout, sys.stderr):
         return True
     try:
@@ -245,7 +243,7 @@ def _is_standard(file: Any) -> bool:
 
 
 def _outermost_first(files: list[Any]) -> list[Any]:
-    """Return the files so that none comes before another that writes to it."""
+    """Return the files in an order in which each comes before the files that it writes to."""
     ids = {id(one) for one in files}
     inner = {id(one): _below(one, ids) for one in files}
     ordered: list[Any] = []
@@ -260,7 +258,7 @@ def _outermost_first(files: list[Any]) -> list[Any]:
 
 
 def _below(file: Any, ids: set[int]) -> set[int]:
-    """Return those of the files to which a file refers, however indirectly."""
+    """Return the files to which a file refers, directly or indirectly."""
     seen = {id(file)}
     layer = [file]
     for _ in range(_DEPTH):

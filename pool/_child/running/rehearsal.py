@@ -1,4 +1,4 @@
-"""Rehearsed calls: a zygote makes them before it forks, so workers inherit warm caches."""
+"""Rehearsed calls, which a zygote runs before it forks, so that workers inherit warm caches."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-#: Bodies of minimal calls, the last one typical: a request's; functions of Pool, one pickled by
-#: reference, and one by value if the program sent one along.
+#: Bodies of minimal calls, the last one of each list typical: of a request; of Pool, a function
+#: pickled by reference and, if the program sent one, a function pickled by value.
 _REQUESTS = [b'{"function_name":"f","function_code":"def f(x): return x","args":["gAVLAS4="]}']
 _PICKLED = [payload.pack_call(payload.pack(abs), payload.pack(((-1,), {})))[0]]
 
 
-#: How often the interpreter must run code, at least, before it stops rewriting it.
+#: How often, at least, the interpreter must run code before it stops rewriting the code.
 ROUNDS = 20
 
 
 def take_example(body: bytes) -> None:
-    """A call of a function that travels by value, to `rehearse`."""
+    """Add a call of a function that is pickled by value, for `rehearse`."""
     _PICKLED.append(body)
 
 
 def rehearse(near: socket, work: Callable[[], None], rounds: int) -> None:
-    """Make calls to nothing, so that workers inherit what a first call builds.
+    """Run minimal calls, so that workers inherit objects and caches that a first call creates.
 
-    ``near`` is the other end of the channel that ``work`` serves one call of.
+    ``work`` serves one call from a channel; ``near`` is the channel's other end.
 
-    The interpreter rewrites code in place while it is new, fills caches and creates objects late.
-    In a zygote that happens once; in workers every call would copy each page of it. The rehearsal
-    more than halves a call's time on CPython 3.11.
+    The interpreter rewrites new code in place, fills caches and creates objects when they are first
+    needed. In a zygote that happens once; without it, every worker would copy each page for that.
+    The rehearsal more than halves a call's time on CPython 3.11.
     """
     before = sys.modules[NAME]
     worker.rehearsing = True
@@ -59,9 +59,9 @@ def rehearse(near: socket, work: Callable[[], None], rounds: int) -> None:
 
 
 def limber_up(pickled: bool) -> None:
-    """In a spare with time on its hands: copy the pages now that its call will write to.
+    """In an idle spare: run a minimal call, so that the pages a call writes to are copied now.
 
-    The call then finds them copied, and takes a third of the time.
+    The call then takes a third of the time.
     """
     before = sys.modules[NAME]
     meta = wire.pack_call_meta(pickled=pickled, stream=False, result_limit=None, env={})
@@ -72,7 +72,7 @@ def limber_up(pickled: bool) -> None:
     wire.head(wire.RESULT, end.pack(), len(body), 0)
     user_code.forget()
     sys.modules[NAME] = before
-    freeze()  # what is left of it is no call's
+    freeze()  # objects left by the rehearsal belong to no call
 
 
 def _rehearse_failure() -> None:

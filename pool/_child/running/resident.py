@@ -1,20 +1,20 @@
 """A worker that stays: it creates an instance, then runs calls in it until it must close.
 
-The instance belongs to a class, or is a function whose start hook has run (`sdk.live_function`).
+The instance is that of a class, or a function whose start hook has run (`sdk.live_function`).
 
     LOAD   -> class -> instance -> LOADED
-    CALL n -> method(*args)     -> RESULT n         one at a time, or,
-    CALL n -> task on one loop  -> OUTPUT n*, RESULT n   where calls may overlap (`resident_loop`)
-    CANCEL n                    (an overlapping call only: others end with their process)
-    CLOSE  -> close() or its like, and the end
+    CALL n -> method(*args)     -> RESULT n              one at a time; or,
+    CALL n -> task on the loop  -> OUTPUT n*, RESULT n   if calls may overlap (`resident_loop`)
+    CANCEL n                    (only for overlapping calls: others end with their process)
+    CLOSE  -> close() or a similar method, then exit
 
-The supervisor decides which calls may overlap, from what LOADED says of the methods: an overlapping
-call is marked, and while one runs, every other call overlaps. So a plain method never runs inside a
-running loop, and may use `asyncio.run` as usual; and between plain calls the loop, once it exists,
-continues with the tasks that the instance left on it.
+The supervisor decides which calls may overlap, from the methods that LOADED lists. It marks
+overlapping calls, and while one runs, it sends only overlapping calls. So a plain method never runs
+inside a running loop, and may use `asyncio.run` as usual. Between plain calls the loop, if it
+exists, continues with the tasks that the instance left on it.
 
-A call's output is its own: a plain call has descriptors 1 and 2 to itself; for others see
-`output_routing`.
+Each call has its own output: a plain call has descriptors 1 and 2 to itself; for overlapping calls,
+see `output_routing`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from ..channel import Channel
 
-#: Share of the grace for threads at the exit.
+#: Share of the remaining grace that threads get at the exit.
 _SHARE_OF_THREADS = 0.8
 _UNLIMITED = SoftLimit(None)
 #: Methods with which an instance may close itself; the first that exists is called.
@@ -50,16 +50,16 @@ _CLOSERS = ("close", "aclose", "__exit__", "__aexit__")
 
 
 def _forget(env: dict[str, str]) -> None:
-    """Unset the variables that one call had."""
+    """Unset the environment variables of a call."""
     try:
         for name in env:
             os.environ.pop(name, None)
-    except BaseException:  # user code replaced the table of variables
+    except BaseException:  # user code replaced os.environ
         pass
 
 
 def live(channel: Channel, load: wire.Frame) -> None:
-    """Load, serve, close."""
+    """Create the instance, serve calls, and close."""
     resident = Resident(channel, load)
     try:
         if resident.load(load):
@@ -67,7 +67,7 @@ def live(channel: Channel, load: wire.Frame) -> None:
     except (wire.Closed, wire.Damaged, OSError):
         raise
     except BaseException as error:
-        # User code broke what this needs, its loop for one.
+        # User code broke what flashpool needs here, such as the loop.
         raise wire.Damaged(exception_pickling.summary(error)) from error
 
 
@@ -78,15 +78,15 @@ class Resident:
         self.pickled, *_, env = wire.unpack_call_meta(load.meta)
         self.link = ResidentLink(channel, env)
         self.instance: Any = None
-        #: Created as soon as something needs a loop.
+        #: Created as soon as a loop is needed.
         self.overlapping: ResidentLoop | None = None
-        #: Modules that there were before anything of the user's.
+        #: Number of modules before any user code was loaded.
         self.modules = len(sys.modules)
 
     # Loading.
 
     def load(self, frame: wire.Frame) -> bool:
-        """Make the instance, and say whether that went well."""
+        """Create the instance; return whether that succeeded."""
         start = monotonic()
         body = b""
         failure: dict[str, Any] = {}
@@ -109,7 +109,7 @@ class Resident:
         return not failure
 
     def make(self, frame: wire.Frame) -> Any:
-        """Create the instance; on the loop, if any of its methods runs there."""
+        """Create the instance; on the loop, if any method is async."""
         if self.pickled:
             cls, args, kwargs = payload.load_call(frame.body, frame.fds, invoke.each)
         elif flash.is_function(frame.body):
@@ -144,11 +144,11 @@ class Resident:
         return self.on_loop().serve()
 
     def on_loop(self) -> ResidentLoop:
-        """Return the runner on the loop, creating the loop at first."""
+        """Return the runner of calls on the loop; create it at the first request."""
         if self.overlapping is None:
             before = set(sys.modules)
             self.overlapping = ResidentLoop(self.link, self.read, self.items_of)
-            # Modules imported by that are not imports of the user's code.
+            # Do not report modules that this imported as imports of user code.
             self.link.known.update(sys.modules.keys() - before)
         return self.overlapping
 
@@ -168,7 +168,7 @@ class Resident:
             outcome = failed(error)
         self.link.streams.pop(number, None)
         if os.getpid() != self.link.pid:
-            # User code forked and its child came back here too: only one may answer.
+            # User code forked, and this is the child: only the original process may answer.
             os._exit(0)
         if env:
             _forget(env)
@@ -181,7 +181,7 @@ class Resident:
         on_item: Callable[[Any], None] | None,
         limited: SoftLimit = _UNLIMITED,
     ) -> Any:
-        """See through what a method returned; all that is async shares one loop."""
+        """Await or iterate a method's result; all async code of the instance shares one loop."""
         if not invoke.needs_loop(value):
             return invoke.run(lambda: value, (), {}, on_item)
         return self.on_loop().run(limited.on_loop(invoke.complete(value, on_item)))
@@ -197,7 +197,7 @@ class Resident:
         return user_code.find_method(self.instance, name), args, kwargs, None
 
     def items_of(self, number: int, request: flash.Invocation | None) -> ItemSender:
-        """The stream of a call's items."""
+        """Return the stream of a call's items."""
         dump = payload.dump_result if request is None else request.dump_item
         credit = LinkCredit(self.link, lambda: self.on_loop().loop)
         self.link.streams[number] = credit.add
@@ -209,7 +209,7 @@ class Resident:
     # Ends.
 
     def close(self) -> None:
-        """Let the instance close itself, then exit as a program does; what that raises is printed."""
+        """Let the instance close itself, then exit like a program; exceptions are printed."""
         began = monotonic()
         try:
             for name in _CLOSERS:

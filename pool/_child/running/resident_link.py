@@ -1,4 +1,4 @@
-"""Sends and counts for a resident: its channel, shared by all calls that run in it."""
+"""The channel of a resident, shared by all calls that run in it; and changes reported so far."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ResidentLink:
-    """The channel to the supervisor, and what was reported over it so far."""
+    """The channel to the supervisor, and the modules and changes reported so far."""
 
     def __init__(self, channel: Channel, env: dict[str, str] | None) -> None:
         import threading
@@ -27,12 +27,11 @@ class ResidentLink:
         self.pid = os.getpid()
         self.env = env
         self.known = set(sys.modules)
-        #: Changes of what imports read, as reported so far.
+        #: Changed surroundings that imports read, as reported last.
         self.changed: list[str] = []
-        #: Functions that tell running streams how many items were accepted, by the numbers of their
-        #: calls.
+        #: By call number: functions that add credit to running streams.
         self.streams: dict[int, Callable[[int], None]] = {}
-        #: Held while a frame is sent, because threads of user code print meanwhile.
+        #: Held while a frame is sent, because threads of user code may print meanwhile.
         self.sending = threading.Lock()
         #: Whether user code forked this process, which must not touch the channel.
         self.forked = False
@@ -42,7 +41,7 @@ class ResidentLink:
         self.forked = True
 
     def send(self, kind: int, number: bytes, outcome: Outcome, run_s: float) -> None:
-        """Send the end of a call, or of the loading."""
+        """Send the outcome of a call, or of loading."""
         form, body, fds, more = outcome
         try:
             rss_kb = processes.peak_rss_kb()
@@ -60,13 +59,13 @@ class ResidentLink:
 
     def send_frame(self, kind: int, meta: bytes, body: bytes, fds: list[int]) -> None:
         if self.forked:
-            # A forked process came back from its call: the first process answers.
+            # User code forked, and this is the child: only the original process may answer.
             os._exit(0)
         with self.sending:
             self.channel.send(kind, meta, body, fds)
 
     def take_credit(self, frame: wire.Frame) -> None:
-        """Somebody took items of a stream."""
+        """Add the credit of a CREDIT frame to its stream."""
         if frame.kind != wire.CREDIT:
             return
         number, meta = wire.split_number(frame.meta)

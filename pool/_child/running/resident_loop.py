@@ -1,14 +1,13 @@
-"""The loop of a resident: calls that overlap, streams, and what the instance leaves on it.
+"""The loop of a resident: overlapping calls, streams, and tasks that the instance leaves on it.
 
-    serve: until there is a frame that is for when nothing runs; a task for each overlapping CALL
+    serve: a task for each overlapping CALL, until a frame arrives that must run alone
     run:   one coroutine, to its end; other tasks go on
 
-Between overlapping calls the loop stands still, while a plain call has the process to itself. It
-runs until it is stopped, instead of until a task is done: a task for each frame would take longer
-than most calls.
+While a plain call has the process to itself, the loop stands still. It runs until it is stopped,
+instead of until a task is done: a task for each frame would take longer than most calls.
 
-Two exceptions tear through a loop: SystemExit and KeyboardInterrupt, of any task. The call that
-raised one ends with it; one of a task that was left behind is printed.
+Two exceptions escape from the loop: SystemExit and KeyboardInterrupt, of any task. A call that
+raises one ends with it; an exception of a task that outlives its call is printed.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class ResidentLoop:
         read: Callable[[wire.Frame], Any],
         items_of: Callable[[int, Any], ItemSender],
     ) -> None:
-        """``read`` decodes a call; ``items_of`` makes the stream for a call's items."""
+        """``read``: decodes a call. ``items_of``: creates the stream of a call's items."""
         import asyncio
 
         self.link = link
@@ -53,13 +52,13 @@ class ResidentLoop:
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.tasks: dict[int, asyncio.Task[None]] = {}
-        #: Why nothing can be received or sent any more.
+        #: Why the channel is unusable, if it is.
         self.failure: BaseException | None = None
         self.loop.add_reader(link.channel.fd, self.on_readable)
         output_routing.route()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """The result of a coroutine."""
+        """Run a coroutine to its end, and return its result."""
         task = self.loop.create_task(coroutine)
         task.add_done_callback(lambda _task: self.loop.stop())
         while not task.done():
@@ -88,7 +87,7 @@ class ResidentLoop:
 
     def on_readable(self) -> None:
         if self.link.forked:
-            return  # what comes is the first process's
+            return  # frames are for the original process
         channel = self.link.channel
         try:
             frame = channel.receive()
@@ -104,7 +103,7 @@ class ResidentLoop:
         self.loop.stop()
 
     def take(self, frame: wire.Frame) -> bool:
-        """Act on a frame; False when it is for when nothing runs."""
+        """Handle a frame; return False if it must run alone."""
         if frame.kind == wire.CANCEL:
             task = self.tasks.get(wire.split_number(frame.meta)[0])
             if task is not None:
@@ -118,12 +117,12 @@ class ResidentLoop:
         return True
 
     def fail(self, error: BaseException) -> None:
-        """Fail: no frame can be received or sent any more."""
+        """Record that the channel is unusable, and stop the loop."""
         self.failure = self.failure or error
         self.loop.stop()
 
     def allow_threads(self, number: int) -> None:
-        """Let so many functions run in threads beside the loop."""
+        """Let ``number`` functions run in threads beside the loop."""
         from concurrent.futures import ThreadPoolExecutor
 
         self.loop.set_default_executor(ThreadPoolExecutor(number))
@@ -173,7 +172,7 @@ class ResidentLoop:
 
 
 def failed(error: BaseException) -> Outcome:
-    """The end of a call that raised; it may be the instance's as well."""
+    """Return the outcome of a call that raised; ``poisoned``: the instance must not be reused."""
     form, body, fds, more = raised(error)
     if _leaves_cuda_unusable(error):
         more["poisoned"] = "it met a CUDA error that a process does not recover from"
@@ -181,9 +180,7 @@ def failed(error: BaseException) -> Outcome:
 
 
 def _leaves_cuda_unusable(error: BaseException) -> bool:
-    """Return whether an error makes each further use of CUDA's context fail; running out of memory
-    does not.
-    """
+    """Return whether an error makes all further use of CUDA fail, as lack of memory does not."""
     if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
         return False
     text = exception_pickling.summary(error)
@@ -191,5 +188,5 @@ def _leaves_cuda_unusable(error: BaseException) -> bool:
 
 
 def is_overlapping(frame: wire.Frame) -> bool:
-    """Return whether a frame is a call that may run beside others."""
+    """Return whether a frame is a call that may overlap others."""
     return frame.kind == wire.CALL and wire.overlaps(frame.meta)

@@ -2,10 +2,10 @@
 
     supervisor: the limit has passed -> zygote -> `SIGNAL` -> `_raise`, in the main thread
 
-The hard limit follows it and ends the process, even if the call caught the exception. A process
-ignores this signal by default, so it does not hurt a call without a soft limit, or one that has
-just ended. In an instance with a loop, the signal would tear through calls of others: there a timer
-of the loop cancels the call's task, which ends as `SoftTimeout`.
+The hard limit is later and ends the process, even if the call caught the exception. Processes
+ignore this signal by default, so it does not disturb a call without a soft limit, or one that has
+just finished. On an instance's loop, the exception could hit another call. There, a timer of the
+loop cancels the call's task, and the call raises `SoftTimeout`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from .outcome import Outcome
 
 SIGNAL = signal.SIGURG
-#: The exception for user code that cannot import flashpool's, which is not installed there.
+#: The exception class where user code has not imported flashpool's, which may not be installed.
 _STAND_IN: type[TimeoutError] = type(
     "SoftTimeout", (TimeoutError,), {"__module__": "flashpool.pool"}
 )
-#: A signal that comes sooner was for the call before, in an instance.
+#: A signal before this share of the limit has passed was for the previous call of an instance.
 _TOO_SOON = 0.9
 
 
 class SoftLimit:
-    """While it is entered, the signal raises; ``seconds``: the limit, or None for none."""
+    """A context in which the signal raises; ``seconds``: the limit, or None for no limit."""
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
@@ -66,7 +66,7 @@ class SoftLimit:
         )
 
     def on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
-        """Return the coroutine with this limit."""
+        """Return the coroutine, with this limit applied."""
         return coroutine if self.seconds is None else self._awaited(coroutine, self.seconds)
 
     async def _awaited(self, coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
@@ -94,18 +94,18 @@ class SoftLimit:
 
 
 def limited(seconds: float, run: Callable[..., Outcome], *args: Any) -> Outcome:
-    """The end of a call that has a soft limit."""
+    """Run a call with a soft limit, and return its outcome."""
     try:
         with SoftLimit(seconds):
             outcome = run(*args)
     except BaseException as error:
-        # It was raised after the function had returned, before the end was reported.
+        # The signal came after the function had returned, before the outcome was complete.
         return failed(error)
     return outcome
 
 
 def _kind() -> type[BaseException]:
-    """Return the class that user code imported, if it did: it may want to catch that."""
+    """Return flashpool's class if user code imported it, which may catch it; else the stand-in."""
     errors = sys.modules.get("flashpool.pool.errors")
     kind = getattr(errors, "SoftTimeout", _STAND_IN)
     return kind if isinstance(kind, type) and issubclass(kind, TimeoutError) else _STAND_IN

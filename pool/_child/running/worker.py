@@ -1,8 +1,8 @@
-"""A worker's one call: wait for CALL -> decode -> user code -> RESULT.
+"""A worker's single call: wait for CALL -> decode -> user code -> RESULT.
 
-Lean on purpose. A worker copies each memory page that it is the first to touch, which is most of
-the cost of a small call: so everything is imported at the top, once in the zygote; calls go
-straight to C if possible; and functions are few and long.
+Lean on purpose. A worker copies each memory page when it first writes to it, which is most of the
+cost of a small call. So all imports are at the top, and happen once, in the zygote; calls go
+straight to C functions if possible; and functions are few and long.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-# Bound here: user code may have changed or deleted them when its end is reported.
+# Bound here: user code may have replaced or deleted them when the outcome is reported.
 from builtins import BaseException, OSError, len, list  # noqa: UP029
 from os import _exit, getpid
 from time import monotonic
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ..renewal.surroundings import Surroundings
     from .outcome import Outcome
 
-#: `prepared`'s: here, too, because a worker pays for each object it looks at. None where there
-#: is nothing to renew; and where nothing was preloaded that a call's changes would matter to.
+#: See `prepared`; also here, because a worker pays for each object that it accesses. None if there
+#: is nothing to renew; None if nothing was preloaded, so that a call's changes do not matter.
 _held: randomness.Held | None = None
 _surroundings: Surroundings | None = None
 #: Whether this is the zygote, which must not exit like a worker.
@@ -40,7 +40,7 @@ rehearsing = False
 
 
 def look_around() -> None:
-    """The process is prepared: see what workers have to renew, and what they find."""
+    """Record, once the process is prepared, what workers must renew, and their surroundings."""
     global _held, _surroundings
     _held = _surroundings = None
     exit_needs.look_around()
@@ -50,17 +50,17 @@ def look_around() -> None:
 
 
 def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | None:
-    """Run the one call; send exactly one RESULT, from the process that got the call.
+    """Run the worker's call; send exactly one RESULT, from the process that got the call.
 
-    Returns the LOAD, LOAD_APP or LOAD_JOBS frame, if one came instead of a call: the process then
-    becomes a `resident`, or an `app` worker.
+    If a LOAD, LOAD_APP or LOAD_JOBS frame arrives instead of a call, return it: the process then
+    becomes a `resident`, or a worker of an app or of jobs.
 
-    Byte ``mark`` of ``marks`` becomes 1 when user code may run from there on.
+    Byte ``mark`` of ``marks`` becomes 1 before user code may run.
     """
     call = channel.receive()
     pickled, stream, result_limit, seed, soft_s, env = wire.unpack_call_meta(call.meta)
     if seed is not None or _held is not None:
-        # Preloaded code may run here, and is to blame for a failure: nothing of the call has run.
+        # Preloaded code may run here, and is to blame for a failure: user code has not begun.
         renew(seed)
     marks[mark] = 1
     if call.kind in (wire.LOAD, wire.LOAD_APP, wire.LOAD_JOBS):
@@ -78,7 +78,7 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | No
             )
     run_s = monotonic() - start
     if getpid() != pid:
-        # User code forked and its child came back here too: only one may answer.
+        # User code forked, and this is the child: only the original process may answer.
         _exit(0)
     exiting = exit_needs.any_left(known, exit_needs.FEW[pickled])
     try:
@@ -94,7 +94,7 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | No
 
 
 def renew(seed: int | None) -> None:
-    """Use random numbers of its own, or those of the call's seed."""
+    """Renew random numbers, from entropy or from the call's seed."""
     if seed is not None:
         from ..renewal import seeding
 
@@ -104,12 +104,12 @@ def renew(seed: int | None) -> None:
 
 
 def set_variables(env: dict[str, str]) -> None:
-    """Set variables as they are in a process that is started with them."""
+    """Set environment variables, with the effects that they have on a new process."""
     if workdir := env.pop(wire.WORKDIR, None):
         os.chdir(workdir)
     os.environ.update(env)
     if "TMPDIR" in env and (tempfile := sys.modules.get("tempfile")) is not None:
-        tempfile.__dict__["tempdir"] = None  # an import may have asked for it before
+        tempfile.__dict__["tempdir"] = None  # an import may have caused it to be cached
     if "TZ" in env:
         import time
 
@@ -129,7 +129,7 @@ def _enter(env: dict[str, str]) -> Outcome | None:
 def run(
     channel: Channel, call: wire.Frame, pickled: bool, stream: bool, result_limit: int | None
 ) -> Outcome:
-    """The call's end, whatever happened."""
+    """Run the call; return its outcome, whatever happened."""
     try:
         if pickled:
             function, args, kwargs = payload.load_call(call.body, call.fds, invoke.each)
@@ -170,6 +170,3 @@ def _answer(
     flush_output()
     meta = wire.ResultMeta(ok=not failure, form=form, run_s=run_s, rss_kb=rss_kb, more=more)
     channel.send(wire.RESULT, meta.pack(), body, fds)
-
-
-# -- Warming up --------------------------------------------------------------------------

@@ -1,3 +1,1 @@
-"""Runs code of users of SDK 2.0: handles, start hooks, APIs. The request alone decides
-what runs.
-"""
+"""Runs user code written for SDK 2.0: handles, start hooks, APIs. The request decides what runs."""

@@ -1,4 +1,4 @@
-"""Loaded as the module of an app: an API of SDK 2.0, live or deployed, as an application.
+"""The module of an app that is an API of SDK 2.0, live or deployed; ``app`` is the application.
 
 FLASHPOOL_SDK_ENTRY  {"module", "resource", "paths"}  -->  the user's module  -->  its ApiHandle
                                                       -->  app
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def load() -> Any:
-    """The application of the resource. Raises whatever user code raises."""
+    """Return the application of the resource; raise whatever user code raises."""
     module, resource = load_module()
     kinds = sys.modules.get(handles.MODULE)
     found = [] if kinds is None else handles.handles_in(module, kinds.ApiHandle)
@@ -29,9 +29,7 @@ def load() -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """Load the app when it is requested: a process that only imports this module is not
-    a worker.
-    """
+    """Load ``app`` at the first access: a process that only imports this module is not a worker."""
     if name == "app":
         return load()
     raise AttributeError(name)

@@ -1,11 +1,11 @@
-"""``@app.api`` as an ASGI application: a class with routes, or a factory's own application.
+"""``@app.api`` as an ASGI application: a class with routes, or the application of a factory.
 
     request --> path and query parameters that the method's signature names
-            --> the JSON body, if there is one: the method's first other argument
-            --> the method, on the loop or in a thread --> its answer, as FastAPI writes it
+            --> the JSON body, if any: the method's first other argument
+            --> the method, on the loop or in a thread --> its result, encoded by FastAPI
 
-RunPod's own worker hands over the body alone, and calls every method on the loop. FastAPI is the
-app's, and comes with the SDK.
+RunPod's own worker passes only the body, and calls every method on the loop. The app's environment
+has FastAPI, which comes with the SDK.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOTHING: Any = object()
 
 
 def application(handle: Any) -> Any:
-    """The application of a handle. Raises whatever user code raises."""
+    """Return the application of a handle; raise whatever user code raises."""
     if handle._asgi_factory is not None:
         return handle._asgi_factory()
     return _of_class(handle)
@@ -86,22 +86,22 @@ async def _body(request: Any) -> Any:
 
 
 class RouteParameters:
-    """The parameters of a method, and what of a request they get."""
+    """The parameters of a method, and how a request fills them."""
 
     def __init__(self, method: Callable[..., Any]) -> None:
         self.parameters = dict(inspect.signature(method).parameters)
         try:
             self.types = inspect.get_annotations(getattr(method, "__func__", method), eval_str=True)
-        except Exception:  # an annotation may name what is not there
+        except Exception:  # an annotation may contain an undefined name
             self.types = {}
 
     def arguments(
         self, path: Mapping[str, Any], query: Mapping[str, Any], body: Any
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments of a request.
+        """Return positional and keyword arguments for a request.
 
         Raises:
-            ValueError: a text is not of the type that its parameter asks for.
+            ValueError: a text cannot be converted to its parameter's type.
         """
         texts = {**dict(query), **path}
         named = {
@@ -115,7 +115,7 @@ class RouteParameters:
         return [body], named
 
     def value(self, name: str, text: Any) -> Any:
-        """The value of a text for that parameter."""
+        """Convert a text to the type of its parameter."""
         kind = self.types.get(name)
         if not isinstance(text, str) or kind not in (int, float, bool):
             return text

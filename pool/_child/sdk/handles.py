@@ -1,10 +1,10 @@
-"""The handles of SDK 2.0: ``@app.queue`` leaves one in the module, with the function inside.
+"""The handles of SDK 2.0: ``@app.queue`` replaces a function by a handle that holds the function.
 
-    module, name -> FunctionHandle -> its function       called as it is
-                                   -> NeedsResident      it has a start hook (``@f.init``)
+    module, name -> FunctionHandle -> its function       to be called
+                                   -> NeedsResident      if it has a start hook (``@f.init``)
 
-The SDK is never imported here. A handle is known by its class, and that is there once the module
-that made the handle ran.
+The SDK is never imported here. A handle is recognised by its class, which is loaded once the module
+that created the handle has run.
 """
 
 from __future__ import annotations
@@ -20,28 +20,26 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SDK = "runpod"
-#: The SDK's module of handles; imported by whatever makes one.
+#: The SDK's module of handles, which code that creates a handle imports.
 MODULE = "runpod.apps.handles"
 _MOUNTS = "RUNPOD_MOUNTS"
 
 
 class NeedsResident(Exception):
-    """The function has a start hook: it must run where the hook has run, and stays for
-    later calls.
-    """
+    """The function has a start hook, so it must run in a resident in which the hook has run."""
 
 
 class NeedsProcess(Exception):
-    """The function has no start hook, although it was sent to a worker that stays."""
+    """The function has no start hook, although it was sent to a resident."""
 
 
 def imports_sdk(code: CodeType) -> bool:
-    """Return whether the top level of a module's code imports the SDK, and not only a function."""
+    """Return whether a module's code imports the SDK at its top level."""
     return any(name == _SDK or name.startswith(f"{_SDK}.") for name in code.co_names)
 
 
 def bind_volumes() -> None:
-    """Let volumes know where they are mounted, before the user's code asks."""
+    """Tell the SDK where volumes are mounted, before user code asks."""
     mounts = os.environ.get(_MOUNTS)
     if not mounts:
         return
@@ -53,12 +51,11 @@ def bind_volumes() -> None:
 
 
 def function_of(module: ModuleType, name: str, found: Any) -> Any:
-    """Return the callable that a module has under a name: a handle's function, or the object
-    itself.
+    """Return the function of a handle; for an object without a handle, the object itself.
 
     Raises:
-        NeedsResident: it cannot run here.
-        BadRequest: it is no function.
+        NeedsResident: the function has a start hook.
+        BadRequest: the name is that of an API.
     """
     handle = handle_of(module, name, found)
     if handle is None:
@@ -69,10 +66,10 @@ def function_of(module: ModuleType, name: str, found: Any) -> Any:
 
 
 def handle_of(module: ModuleType, name: str, found: Any) -> Any:
-    """Return the handle of the function of that name; None if it has none.
+    """Return the handle of the function of that name; None if it has no handle.
 
     Raises:
-        BadRequest: it is the handle of an API.
+        BadRequest: the name is that of an API.
     """
     kinds = sys.modules.get(MODULE)
     if kinds is None:
@@ -85,7 +82,7 @@ def handle_of(module: ModuleType, name: str, found: Any) -> Any:
         return found
     if found is not None:
         return None
-    # The decorated name and the function's own may differ.
+    # The name of the handle and the function's own name may differ.
     handles = handles_in(module, kinds.FunctionHandle)
     return next((one for one in handles if one.__name__ == name), None)
 

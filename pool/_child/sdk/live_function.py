@@ -1,10 +1,10 @@
 """A live function with a start hook: its module runs once, then the hook, then any number of calls.
 
     LOAD -> request -> module -> handle -> hook() -> StayingFunction
-    CALL -> request -> StayingFunction(*args)        one at a time, or RUNPOD_MAX_CONCURRENCY together
+    CALL -> request -> StayingFunction(*args)      one at a time, or RUNPOD_MAX_CONCURRENCY together
 
-What the module and the hook leave (globals, models, the working directory) stays, as in a deployed
-function. If calls may run together, those of functions that are not coroutines run in threads.
+Effects of the module and the hook (globals, models, the working directory) persist, as in a
+deployed function. If calls may run together, functions that are not coroutines run in threads.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _END = object()
 
 
 def load(body: bytes, on_loop: Callable[[], ResidentLoop]) -> Any:
-    """Load a request's function and run its start hook. Raises what user code raises.
+    """Load a request's function, and run its start hook; raise whatever user code raises.
 
     Raises:
-        NeedsProcess: it has no hook.
+        NeedsProcess: the function has no start hook.
     """
     module, name = flash.run_module(body)
     handle = handles.handle_of(module, name, vars(module).get(name))
@@ -60,20 +60,20 @@ async def _awaited(value: Any) -> Any:
 
 
 def concurrency() -> int:
-    """Calls of the function that may run together: what the platform says, or one."""
+    """Return how many calls of the function may run together: the platform's setting, or 1."""
     with suppress(ValueError):
         return max(1, int(os.environ.get(_CONCURRENCY, "1")))
     return 1
 
 
 class StayingFunction:
-    """A function whose calls come one after the other."""
+    """A function whose calls run one at a time."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call it."""
+        """Call the function."""
         return self.function(*args, **kwargs)
 
 
@@ -85,7 +85,7 @@ class OverlappingFunction:
         self.on_loop = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call it."""
+        """Call the function."""
         if self.on_loop:
             value = self.function(*args, **kwargs)
             return await value if inspect.isawaitable(value) else value

@@ -1,10 +1,10 @@
-"""Loaded as the module of an app: a deployed queue function of SDK 2.0, as a handler of jobs.
+"""The module of an app that is a deployed queue function of SDK 2.0; ``handler`` handles jobs.
 
-    FLASHPOOL_SDK_ENTRY  {"module", "resource", "paths"}  -->  the user's module  -->  its FunctionHandle
-                                                          -->  its start hook     -->  handler(job)
+    FLASHPOOL_SDK_ENTRY  {"module", "resource", "paths"}
+        -->  the user's module  -->  FunctionHandle  -->  start hook  -->  handler(job)
 
-The input of a job is the keyword arguments of the function. A client sends ``{"__empty": true}`` for none,
-because the platform drops an empty input.
+The input of a job holds the keyword arguments of the function. If there are no arguments, a client
+sends ``{"__empty": true}``, because the platform drops an empty input.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _EMPTY = "__empty"
 
 
 def load() -> Callable[..., Any]:
-    """The handler of the resource, its start hook run. Raises whatever user code raises."""
+    """Run the start hook, and return the resource's handler; raise whatever user code raises."""
     module, resource = load_module()
     handle = _found(module, resource)
     if (hook := handle._init_fn) is not None:
         value = hook()
         if inspect.isawaitable(value):
-            # The worker's, which does not run yet; what the hook leaves on it is there for jobs.
+            # On the worker's loop, which does not run yet: tasks of the hook continue for jobs.
             asyncio.get_event_loop().run_until_complete(_awaited(value))
     return handler_of(handle._fn)
 
@@ -48,7 +48,7 @@ def handler_of(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def arguments(given: Any) -> dict[str, Any]:
-    """The keyword arguments that a job's input stands for."""
+    """Return the keyword arguments in a job's input."""
     if not isinstance(given, dict):
         raise TypeError(
             f"the input of a job is an object of keyword arguments, not {type(given).__name__}"
@@ -73,9 +73,7 @@ def _found(module: Any, resource: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """Load the handler when it is requested: a process that only imports this module is not a
-    worker.
-    """
+    """Load ``handler`` at the first access: not every process that imports this is a worker."""
     if name == "handler":
         return load()
     raise AttributeError(name)

@@ -1,1 +1,1 @@
-"""Bytes to calls, and values to bytes: requests, sources, pickles, exceptions."""
+"""Decodes calls and encodes values: requests, sources, pickles, exceptions."""

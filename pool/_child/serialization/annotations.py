@@ -1,13 +1,12 @@
-"""Annotations that name what only the client has, found before any of the source runs.
+"""Guards annotations that name objects which only the client has, before a source runs.
 
     def f(item: Item): ...  ->  def f(item: Item if KNOWN('Item') else 'Item'): ...
 
 A function travels without its module, so ``Item`` may be undefined here. Such an annotation becomes
-its own text, as ``from __future__ import annotations`` does for all of them. Running the source,
-failing and running it again is no option: its first statements would run twice.
+its own text, as ``from __future__ import annotations`` does for all annotations. Running the source
+again after a failure is not possible: its first statements would run twice.
 
-From Python 3.14 on no annotation is evaluated before code asks for it, and nothing needs to be
-done.
+From Python 3.14 on, annotations are evaluated only when code asks for them, so this does nothing.
 """
 
 from __future__ import annotations
@@ -24,19 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["guarded", "known"]
 
-#: A function that the compiled source calls; the source imports the name first, and deletes it at
-#: its end.
+#: The name of `known` in the compiled source, which imports it first and deletes it at the end.
 KNOWN = "__flash_known__"
 _IMPORT = f"from {__name__} import known as {KNOWN}"
 EAGER = sys.version_info < (3, 14)
-#: The operation before the last one: returning it.
+#: The opcode that loads a name: the operation before the last, which returns the value.
 _LOAD_NAME = compile("name", "", "eval").co_code[-4]
-#: Beyond, an operation's argument does not tell the name.
+#: With more names, the argument of an operation does not identify the name.
 _MOST_NAMES = 256
 _OPTIMIZED = 0x1
 _FUTURE_ANNOTATIONS = 0x1000000
 _ONLY_AST = 0x400
-#: Matches text that may be an annotation, and much else.
+#: Matches text that may be an annotation, and much other text.
 _LIKELY = re.compile(r"->|\w\s*:[ \t]*[\w\"'(\[]")
 _SCOPES_WITHIN = ("body", "orelse", "finalbody", "handlers", "cases")
 _Code = type(compile("", "", "exec"))
@@ -51,7 +49,7 @@ def guarded(code: CodeType, text: str, filename: str) -> CodeType:
     import warnings
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they were shown when `code` was compiled
+        warnings.simplefilter("ignore")  # warnings were shown when `code` was compiled
         try:
             return _recompiled(text, filename) or code
         except (RecursionError, MemoryError):
@@ -59,14 +57,14 @@ def guarded(code: CodeType, text: str, filename: str) -> CodeType:
 
 
 def known(*names: str) -> bool:
-    """Return whether names can be looked up where this is called."""
+    """Return whether the caller can look up these names."""
     frame = sys._getframe(1)
     scopes = (frame.f_locals, frame.f_globals, frame.f_builtins)
     return all(any(name in scope for scope in scopes) for name in names)
 
 
 def _loads_unknown_names(code: CodeType) -> bool:
-    """Return whether the top level, or the body of a class, looks up any name but a builtin."""
+    """Return whether top-level code, or a class body, looks up a name that is not a builtin."""
     if code.co_name.startswith("<generic parameters"):
         return True
     if len(code.co_names) > _MOST_NAMES:
@@ -101,8 +99,8 @@ def _comes_first(node: Any) -> bool:
 
 
 def _guard(body: list[Any], lines: list[str], parameters: frozenset[str]) -> Iterator[bool]:
-    """Guard annotations that are evaluated with these statements, but not those inside
-    functions.
+    """Guard the annotations that these statements evaluate; those inside functions are never
+    evaluated.
     """
     for node in body:
         own = parameters | {one.name for one in getattr(node, "type_params", ())}
@@ -142,7 +140,7 @@ def _guard_field(owner: Any, field: str, lines: list[str], parameters: frozenset
 
 
 def _walk(node: Any) -> Iterator[Any]:
-    """Like `ast.walk`, without its import."""
+    """Like `ast.walk`, but without importing `ast`."""
     yield node
     for field in node._fields:
         value = getattr(node, field, None)
@@ -152,7 +150,7 @@ def _walk(node: Any) -> Iterator[Any]:
 
 
 def _text_of(node: Any, lines: list[str]) -> str:
-    """The source of an expression, on one line."""
+    """Return the source of an expression, on one line."""
     part = [line.encode() for line in lines[node.lineno - 1 : node.end_lineno]]
     part[-1] = part[-1][: node.end_col_offset]
     part[0] = part[0][node.col_offset :]

@@ -1,12 +1,12 @@
 """Functions of a call's own code, for the children that `multiprocessing` starts in the call.
 
-    multiprocessing.reduction is imported -> `Hook` -> its pickler asks `reduce`
-    function of __main__ -> its name, and itself by value -> eval in the child -> `find`
+    multiprocessing.reduction is imported -> `Hook` -> its pickler calls `reduce`
+    function of __main__ -> name, and function by value -> eval in the child -> `find`
 
 A forked child has the function already, under its name. A spawned child is a fresh interpreter
-without flashpool, and the program's file must not run in it: it imports this package from its
-folder, and loads the function into its own ``__main__``. Existing names stay: so a variable that an
-initializer set is the one that functions see later.
+without flashpool, and the program's file must not run in it. It imports this package from its
+folder, and loads the function into its own ``__main__``. Existing names keep their values, so
+functions see variables that an initializer has set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PATCHED = "multiprocessing.reduction"
-#: Evaluated in the child. `pickle` finds `eval` everywhere.
+#: Evaluated in the child. Every Python's `pickle` finds `eval`.
 _THERE = "exec(source, names) or names['find'](path, data, packages)"
 _SOURCE = """
 import sys
@@ -35,12 +35,12 @@ from _flashpool.serialization.child_processes import find
 """
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-#: Pickled objects by id; kept alive, so that their ids stay unique.
+#: Pickles of objects, by id; with the objects, so that ids stay unique.
 _pickled: dict[int, tuple[object, bytes]] = {}
 
 
 class Hook:
-    """Finds `multiprocessing.reduction` as others do, and has its pickler ask us (``sys.meta_path``)."""
+    """Patches `multiprocessing.reduction` when it is imported (``sys.meta_path``)."""
 
     @staticmethod
     def find_spec(
@@ -66,7 +66,7 @@ class Hook:
 
 
 def install() -> None:
-    """From now on, in this process and its forks."""
+    """Patch `multiprocessing.reduction` in this process and its forks, now or when imported."""
     loaded = sys.modules.get(_PATCHED)
     if loaded is not None:
         patch(loaded)
@@ -75,13 +75,13 @@ def install() -> None:
 
 
 def patch(reduction: Any) -> None:
-    """Make a pickler ask `reduce` first, unless it is a library's own."""
+    """Make the pickler call `reduce` first, unless a library has patched it."""
     if "reducer_override" not in vars(reduction.ForkingPickler):
         reduction.ForkingPickler.reducer_override = lambda _, obj: reduce(obj)
 
 
 def reduce(obj: Any) -> Any:
-    """Return how to pickle a function or class that a child may not find by its name."""
+    """Reduce a function or class that a child may not find by its name."""
     kind = type(obj)
     if kind.__name__ not in {"function", "_lru_cache_wrapper"} and not isinstance(obj, type):
         return NotImplemented
@@ -101,7 +101,7 @@ def reduce(obj: Any) -> Any:
 
 
 def _at(path: str | None) -> Any:
-    """Return the object at a path that begins with a module; None if there is none."""
+    """Return the object at a path that begins with a module; None if it does not exist."""
     if path is None:
         return None
     found: Any = sys.modules
@@ -132,7 +132,7 @@ def _by_value(obj: Any) -> tuple[bytes, str]:
 
 
 def find(path: str | None, data: bytes, packages: str) -> Any:
-    """Return the function or class: the existing one of its name, or else the one that was sent."""
+    """Return the existing function or class of that name, or else the one that was sent."""
     found = _at(path)
     if found is not None:
         return found
@@ -147,7 +147,7 @@ def find(path: str | None, data: bytes, packages: str) -> Any:
 
 
 def _have_cloudpickle(packages: str) -> None:
-    """The environment of a call may be without it."""
+    """Import cloudpickle from flashpool's copy if the environment lacks it."""
     from importlib.util import find_spec, module_from_spec, spec_from_file_location
 
     if "cloudpickle" in sys.modules or find_spec("cloudpickle") is not None:

@@ -1,12 +1,12 @@
-"""What is sent of an exception: a report for people and programs, and a pickle to re-raise.
+"""Encodes an exception: a report for people and programs, and a pickle to re-raise.
 
-    exc -> Report (bounded, plain text; the last touch of the user's object)
+    exc -> report (bounded, plain text; does not refer to the user's object)
              |-> error     "ValueError: boom", then the traceback with the user's frames
              `-> details   class, message, arguments, notes, frames, cause, context, members
-        -> pickle          tblib's, of the same frames; loaded once here to see that it works
+        -> pickle          tblib's, of the same frames; loaded once here as a test
 
-Exceptions are user code: their ``__str__`` may raise, hold 100 MB or print, their causes
-may go in circles. Whatever they do, `capture` answers.
+Exceptions are user code: ``__str__`` may raise, print or return 100 MB, and causes may form a
+cycle. Whatever they do, `capture` returns.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 
 __all__ = ["PICKLE_LIMIT", "Unserializable", "capture", "summary"]
 
-#: Bytes of pickled exception that are sent at most.
+#: Most bytes of a pickled exception.
 PICKLE_LIMIT = 16 * 1024 * 1024
-#: Frames of a traceback in the pickle; tblib nests them, and pickle nests no deeper.
+#: Most frames of a traceback in the pickle: tblib nests them, and pickle's nesting is limited.
 PICKLED_FRAMES = 100
-#: Links of a chain of causes in the pickle, for the same reason.
+#: Most links of a chain of causes in the pickle, for the same reason.
 PICKLED_CHAIN = 24
 
 
 class Unserializable(Exception):
-    """The result cannot be carried back (``ResultNotSerializable`` outside)."""
+    """The result cannot be serialized (``ResultNotSerializable`` for callers)."""
 
 
 class _Unfaithful(Exception):
@@ -55,7 +55,7 @@ class _Unfaithful(Exception):
 
 
 def capture(exc: BaseException) -> tuple[dict[str, Any], bytes]:
-    """The record of an exception, and its pickle, or b"" where it cannot travel.
+    """Return the record of an exception, and its pickle; b"" if it cannot be pickled.
 
     Never raises.
     """
@@ -80,9 +80,7 @@ def _record(exc: BaseException) -> dict[str, Any]:
 
 
 def _missing_module(exc: BaseException) -> str | None:
-    """Return the package of a failed import if no part of it is installed: the caller
-    may name it.
-    """
+    """Return the missing package of a failed import, which the caller may add to the call."""
     name = read(exc, "name") if isinstance(exc, ModuleNotFoundError) else None
     if type(name) is not str:
         return None
@@ -101,12 +99,12 @@ def _missing_module(exc: BaseException) -> str | None:
         namespace = found.origin is None and found.submodule_search_locations is not None
         return name if namespace and name != package else None
     except BaseException:
-        return None  # it is there, without a spec; or a finder of the user's raised
+        return None  # the package exists without a spec, or a finder of the user raised
 
 
 def _least(exc: BaseException, error: BaseException) -> dict[str, Any]:
-    """Return a minimal report, if even reporting failed."""
-    name = type.__dict__["__name__"].__get__(type(exc))  # a metaclass may lie, or raise
+    """Return a minimal record, if the report failed."""
+    name = type.__dict__["__name__"].__get__(type(exc))  # a metaclass may override it
     message = text_of(exc)
     told = f"{name}: {message}" if message else name
     return {
@@ -129,14 +127,14 @@ def _versions() -> dict[str, str]:
 
 
 def _pickle(exc: BaseException) -> tuple[bytes, str]:
-    """The pickle, or b"" and why not."""
+    """Return the pickle; or b"", and why there is no pickle."""
     try:
         try:
             return _faithful(exc, _links(exc)), ""
         except Exception as error:
             if not pickling.is_too_deep(error):
                 raise
-            # A circle through the members of a group, perhaps: without its chain it may do.
+            # Perhaps a cycle through the members of a group: try without the chain.
             return _faithful(exc, {}), ""
     except pickling.TooLarge:
         return b"", f"its pickle is larger than {PICKLE_LIMIT} bytes"
@@ -157,7 +155,7 @@ def _faithful(exc: BaseException, links: dict[int, _Link]) -> bytes:
 
 
 class _Link:
-    """Stands for an exception in the pickle, with its own chain and traceback removed."""
+    """The chain and the traceback that an exception gets in the pickle."""
 
     __slots__ = ("cause", "context", "traceback")
 
@@ -168,10 +166,10 @@ class _Link:
 
 
 def _links(exc: BaseException) -> dict[int, _Link]:
-    """Return a link for each exception reached; edges that close a circle are cut.
+    """Return a link for each exception that is reached; links that would close a cycle are cut.
 
-    tblib saves causes among the arguments of the constructor, before the exception is in
-    pickle's memo: a circle would never end, and a long chain nests too deep.
+    tblib pickles causes among the arguments of the constructor, before the exception is in pickle's
+    memo: a cycle would never end, and a long chain would nest too deep.
     """
     links: dict[int, _Link] = {}
     _follow(exc, links, ())
@@ -195,29 +193,29 @@ def _allowed(other: BaseException | None, path: tuple[int, ...]) -> BaseExceptio
 
 
 def _reduce(exc: BaseException, links: dict[int, _Link]) -> tuple[Any, ...]:
-    """Return tblib's reduction, with the links' chain and traceback.
+    """Return tblib's reduction of an exception, with the chain and traceback of its link.
 
-    tblib's own way is to register the class for all pickles of the process, and misses
-    exceptions that are attributes; this does neither.
+    tblib's own way is to register the class for all pickles of the process, and misses exceptions
+    that are attributes; this function does neither.
     """
     function, arguments, *rest = _tblib_reduction(exc)
-    # An exception that is only an attribute of another keeps its traceback, not its chain.
+    # An exception that is only an attribute of another keeps its traceback, but not its chain.
     link = links.get(id(exc)) or _Link(exc, chained=False)
     chain = (link.cause, link.traceback, link.context)
     return (function, (*arguments[:2], *chain, *arguments[5:]), *rest)
 
 
 def _tblib_reduction(exc: BaseException) -> tuple[Any, ...]:
-    """tblib's, but for constructors of builtins, which it takes for ones it must not call.
+    """Return tblib's reduction; for constructors of builtins, one that calls the constructor.
 
-    tblib alone would lose attributes that only these set: ``SystemExit.code``,
+    tblib does not call these, and so would lose attributes that only they set: ``SystemExit.code``,
     ``StopIteration.value``, all of a `SyntaxError` and of a `UnicodeDecodeError`.
     """
     from tblib import pickling_support
 
     kind = type(exc)
     maker = next(base for base in kind.__mro__ if "__init__" in vars(base))
-    # A group's members may lead back to it, and tblib handles such circles better.
+    # Members of a group may lead back to it, and tblib handles such cycles better.
     ours = maker.__module__ == "builtins" and maker.__name__ != "BaseExceptionGroup"
     reduced: Any
     if not ours or kind.__reduce__ is not BaseException.__reduce__:
@@ -251,7 +249,7 @@ class _ByReference(pickling.ByReference):
 
 
 def _by_value(links: dict[int, _Link]) -> pickling.NewPickler:
-    """Pickles exceptions of classes defined in the call's own code."""
+    """Return a pickler for exceptions of classes defined in the call's own code."""
     from .by_value.pickler import Pickler
 
     class ByValue(Pickler):
@@ -270,10 +268,10 @@ def _by_value(links: dict[int, _Link]) -> pickling.NewPickler:
 
 
 def _check(exc: BaseException, copy: BaseException, links: dict[int, _Link]) -> None:
-    """Compare what was loaded with what was dumped, down the whole chain.
+    """Compare a loaded exception with the original, along the whole chain.
 
     Raises:
-        _Unfaithful: a reader would get another exception than was raised.
+        _Unfaithful: a reader would get an exception that differs from the original.
     """
     seen: set[int] = set()
     pairs = [(exc, copy)]
@@ -304,7 +302,7 @@ def _pairs(one: BaseException, other: BaseException, link: _Link) -> Iterator[tu
 
 
 def _stable(exc: BaseException) -> str:
-    """Return the message without addresses of objects."""
+    """Return the message, without addresses of objects."""
     import re
 
     return re.sub("0x[0-9a-f]+", "0x", text_of(exc))

@@ -1,7 +1,7 @@
 """Describes an exception as bounded plain text and data, whatever its own code does.
 
-    describe(exc) -> Report -> text()      what Python prints, user frames only
-                            -> as_dict()   the same, for programs
+    describe(exc) -> ExceptionReport -> text()      as Python prints it, with user frames only
+                                     -> as_dict()   the same, for programs
 
 The exception is not trusted: every access that may run its code goes through `text_of` or `read`,
 and every size, breadth and depth is limited. After `describe` the object is no longer needed.
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-#: Characters of one message, of one other text (note, argument), of a source line, of all.
+#: Most characters of a message, of another text (note, argument), of a source line, of all text.
 MESSAGE_LIMIT = 8000
 PIECE_LIMIT = 1000
 LINE_LIMIT = 300
 TEXT_LIMIT = 128_000
-#: Characters reported for all exceptions of one graph: as JSON they stay far below the limit of a
-#: frame's meta.
+#: Most characters reported for an exception with its chain and members: as JSON, they stay far
+#: below the limit of a frame's meta.
 DATA_LIMIT = 400_000
-#: Frames of one traceback that are printed, and that are listed as data.
+#: Most frames of one traceback that are printed, and that are listed as data.
 TEXT_FRAMES = 1200
 DATA_FRAMES = 100
 #: Most exceptions reported in total, links of a chain, members of a group, notes of an exception.
@@ -39,7 +39,7 @@ MAX_NOTES = 20
 CAUSE_LINE = "The above exception was the direct cause of the following exception:"
 CONTEXT_LINE = "During handling of the above exception, another exception occurred:"
 
-# Read through the base class: a subclass may have a property of the same name.
+# Read through the base class, because a subclass may have a property of the same name.
 CAUSE: Callable[[BaseException], BaseException | None]
 CONTEXT: Callable[[BaseException], BaseException | None]
 TRACEBACK: Callable[[BaseException], TracebackType | None]
@@ -48,7 +48,7 @@ CAUSE = BaseException.__dict__["__cause__"].__get__
 CONTEXT = BaseException.__dict__["__context__"].__get__
 TRACEBACK = BaseException.__dict__["__traceback__"].__get__
 ARGS = BaseException.__dict__["args"].__get__
-#: Modules whose classes are named without them.
+#: Modules whose classes are printed without the module's name.
 _UNNAMED = ("builtins", *BY_VALUE)
 _SUPPRESSED = BaseException.__dict__["__suppress_context__"].__get__
 _NAME = type.__dict__["__name__"].__get__
@@ -56,11 +56,11 @@ _QUALNAME = type.__dict__["__qualname__"].__get__
 _MRO = type.__dict__["__mro__"].__get__
 
 
-# -- Touching an exception with gloves on -----------------------------------------------
+# -- Safe access to an exception --------------------------------------------------------
 
 
 def clip(text: str, limit: int) -> str:
-    """Cut in the middle where too long, and make it encodable."""
+    """Cut a long text in the middle, and make the text encodable."""
     if len(text) > limit:
         cut = len(text) - limit
         half = limit // 2
@@ -77,7 +77,7 @@ def text_of(exc: BaseException, limit: int = MESSAGE_LIMIT) -> str:
 
 
 def read(exc: BaseException, name: str) -> Any:
-    """An attribute, or None."""
+    """Return an attribute; None if it does not exist, or reading it raises."""
     try:
         return getattr(exc, name, None)
     except BaseException:
@@ -90,7 +90,7 @@ def summary(exc: BaseException) -> str:
 
 
 def class_of(exc: BaseException) -> str:
-    """The class as Python prints it."""
+    """Return the name of the class, as Python prints it."""
     kind = type(exc)
     module = _module_of(kind)
     name: str = _QUALNAME(kind)
@@ -110,7 +110,7 @@ def _line(name: str, message: str) -> str:
 
 
 def members_of(exc: BaseException) -> list[BaseException]:
-    """The exceptions of a group, of Python's kind or the backport's."""
+    """Return the exceptions of a group, which may be Python's or the backport's."""
     if not any(_NAME(kind) == "BaseExceptionGroup" for kind in _MRO(type(exc))):
         return []
     members = read(exc, "exceptions")
@@ -123,7 +123,7 @@ def members_of(exc: BaseException) -> list[BaseException]:
 
 
 class ExceptionReport:
-    """The report of one exception and its causes."""
+    """The report of one exception, with those of its causes and members."""
 
     __slots__ = (
         "args",
@@ -160,7 +160,7 @@ class ExceptionReport:
     members: list[ExceptionReport]
 
     def text(self) -> str:
-        """The message, and the traceback as Python prints it."""
+        """Return the message, then the traceback as Python prints it."""
         whole = "".join(self._lines())
         if whole == f"{self.heading}\n":
             return whole  # no frames, notes or causes: nothing to add
@@ -184,7 +184,7 @@ class ExceptionReport:
             yield "".join(f"  | {line}" for line in text.splitlines(keepends=True))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report for programs, as JSON-able data."""
+        """Return the report for programs, as data for JSON."""
         told = {
             "class_name": self.class_name,
             "module": self.module,
@@ -202,14 +202,14 @@ class ExceptionReport:
         return told
 
     def size(self) -> int:
-        """Characters in `as_dict`, without those of other reports."""
+        """Return the number of characters in `as_dict`, without those of other reports."""
         texts = (self.message, self.args, self.class_name, self.module, *self.notes)
         frames = sum(len(file) + len(name) + len(line) for file, _, name, line in self.frames)
         return sum(map(len, texts)) + frames
 
 
 def describe(exc: BaseException) -> ExceptionReport:
-    """Tell of an exception, its chain and its members, within all limits."""
+    """Report an exception, its chain and its members, within all limits."""
     return _Describer().describe(exc, ())
 
 
@@ -270,7 +270,7 @@ def _heading(exc: BaseException, message: str) -> str:
             lines = traceback.format_exception_only(type(exc), exc)
             return clip("".join(lines).rstrip("\n"), MESSAGE_LIMIT)
         except BaseException:
-            pass  # its attributes are not what they should be
+            pass  # its attributes have wrong types
     return _line(clip(class_of(exc), PIECE_LIMIT), message)
 
 

@@ -1,12 +1,12 @@
-"""A FunctionRequest (JSON bytes) to a call that can be made, and its result to text.
+"""Turns a FunctionRequest (JSON bytes) into a call, and a result into text.
 
-    body -> JSON -> checked fields -> modules -> code in a fresh __main__ -> function
-                                   -> base64 -> unpickled arguments       -> Invocation
+    body -> JSON -> checked fields -> modules -> code in a fresh module -> function
+                                   -> base64 -> unpickled arguments     -> Invocation
     value -> pickle -> base64 text          (or JSON text, as the request says)
 
-Arguments come last: they may refer to what the modules define. Whatever is the
-request's fault is a `BadRequest` that names the field, what was expected and what was
-found; whatever the user's own code raises on the way comes out as it is.
+Arguments come last, because they may refer to classes that the modules define. A malformed request
+raises a `BadRequest` that names the field, what was expected and what was found. Exceptions of user
+code are not changed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Invocation:
         self.args = args
         self.kwargs = kwargs
         self.as_json = as_json
-        #: Items of a generator that were also sent one by one; None: not kept.
+        #: Items of a generator that were also sent one by one; None: items are not kept.
         self.items: list[Any] | None = [] if keep_items else None
         #: Whether the client expects each item in an envelope.
         self.enveloped = enveloped
@@ -76,11 +76,11 @@ class Invocation:
 
 
 def load_call(body: bytes) -> Invocation:
-    """Read a request, make its code live and decode its arguments.
+    """Read a request, load its code, and decode its arguments.
 
     Raises:
         BadRequest: the request is malformed.
-        BaseException: the user's code raised it while it was loaded.
+        BaseException: user code raised it while it was loaded.
     """
     request = read_request(body)
     as_json = _is_json(request)
@@ -119,11 +119,11 @@ def is_function(body: bytes) -> bool:
 
 
 def run_module(body: bytes) -> tuple[ModuleType, str]:
-    """Run the module that a request for a function brings; the module, and the function's name.
+    """Run the module in a request for a function; return it and the function's name.
 
     Raises:
         BadRequest: the request is malformed.
-        BaseException: the user's code raised it.
+        BaseException: user code raised it.
     """
     request = read_request(body)
     _install_modules(request)
@@ -132,11 +132,11 @@ def run_module(body: bytes) -> tuple[ModuleType, str]:
 
 
 def load_class(body: bytes) -> tuple[type[Any], list[Any], dict[str, Any]]:
-    """The class of the instance that a request describes, and what to make it with.
+    """Return the class of the instance that a request describes, and its constructor's arguments.
 
     Raises:
         BadRequest: the request is malformed.
-        BaseException: the user's code raised it.
+        BaseException: user code raised it.
     """
     request = read_request(body)
     _install_modules(request)
@@ -144,7 +144,7 @@ def load_class(body: bytes) -> tuple[type[Any], list[Any], dict[str, Any]]:
 
 
 def load_method(body: bytes, instance: object) -> Invocation:
-    """Return the method call that a request makes in an existing instance.
+    """Return the call of a method of an existing instance that a request asks for.
 
     Raises:
         BadRequest: the request is malformed, or the instance has no such method.
@@ -170,9 +170,9 @@ def _install_modules(request: Request) -> None:
 
 
 def read_request(body: bytes) -> Request:
-    """Parse strictly, and unwrap ``{"input": request}``."""
+    """Parse a request strictly, and unwrap ``{"input": request}``."""
     try:
-        # The scanner itself, not `json.loads` around it: see `worker` on being lean.
+        # The scanner itself, without `json.loads` around it: lean, as `worker` explains.
         text = str(body, "utf-8")
         request: Any
         request, end = _scan(text, 0) if text[:1] == "{" else (None, -1)
@@ -214,13 +214,13 @@ def _expect(field: str, value: Any, kind: type[Any]) -> Any:
 
 
 def _field(request: Request, name: str, kind: type[Any]) -> Any:
-    """An optional field; null counts as absent, and is empty."""
+    """Return an optional field; empty if it is missing or null."""
     value = request.get(name)
     return kind() if value is None else _expect(name, value, kind)
 
 
 def _text(request: Request, name: str) -> str:
-    """A field that must be there, and not be empty."""
+    """Return a required string, which must not be empty."""
     value = request.get(name)
     if not value or type(value) is not str:
         got = "an empty string" if value == "" else _JSON_NAMES[type(value)]
@@ -250,7 +250,7 @@ def _code(request: Request) -> str:
 
 
 def _method(request: Request, as_json: bool) -> Callable[..., Any]:
-    """A method of an instance of this call's own."""
+    """Return a method of an instance that is created for this call."""
     name = _expect("method_name", request.get("method_name") or "__call__", str)
     cls, args, kwargs = _class(request, as_json)
     if user_code.async_methods(cls):
@@ -318,13 +318,13 @@ def dump_result(value: object, as_json: bool) -> bytes:
     """Encode a result as ASCII text: base64 of its pickle, or JSON.
 
     Raises:
-        Unserializable: it cannot be, whatever its own code raised on the way.
+        Unserializable: the value cannot be encoded, whatever its own code raised.
     """
     try:
         if as_json:
             text = _encode(value)
             if "\\ud" in text:
-                _encode_as_is(value).encode()  # half a surrogate pair is no text anywhere
+                _encode_as_is(value).encode()  # raises for half of a surrogate pair
             return text.encode("ascii")
         return b2a_base64(pickling.dumps(value), newline=False)
     except BaseException as error:

@@ -1,17 +1,16 @@
-"""Functions that travel by value, loaded without cloudpickle.
+"""Unpickles functions that were pickled by value, without importing cloudpickle.
 
-cloudpickle pickles a function as its parts, and as calls of a few small functions of its own that
-rebuild it. To load the pickle, a worker would import all of cloudpickle: 20 ms for that alone, and
-in a zygote half as much again for every fork, needed or not. So these few functions are here again,
-for `loads` to find where a pickle names them. Other names (above all cloudpickle's part for
-classes) import cloudpickle.
+cloudpickle pickles a function as its parts, with calls of a few small functions of cloudpickle that
+rebuild it. To load the pickle, a worker would have to import cloudpickle: that takes 20 ms; and if
+a zygote imported it, every fork would take half as long again. So this module has its own versions
+of these few functions, and uses them where a pickle names cloudpickle's. Other names (above all
+cloudpickle's functions for classes) import cloudpickle.
 
-The functions accept what version 3 of cloudpickle writes (`cloudpickle.cloudpickle._make_function`
-and its neighbours): the program's version, which comes with this package, and not the
-environment's.
+The functions accept pickles of cloudpickle 3 (`cloudpickle.cloudpickle._make_function` and
+others): that is the program's version, which comes with this package, not the environment's.
 
 In a worker (`main` is set), functions and classes of the program's ``__main__`` move to the
-worker's ``__main__``, which is otherwise empty: so that the worker and its forks find them there by
+worker's ``__main__``, which is otherwise empty, so that the worker and its forks find them there by
 name. The program's file never runs.
 """
 
@@ -36,7 +35,7 @@ _NAMED = _CLOUDPICKLE.encode()
 _FILLS = b"_class_setstate"
 _NO_VALUE = object()
 
-#: The variables of this process's ``__main__`` where that is the program's stand-in.
+#: The variables of this process's ``__main__``, if it stands in for the program's.
 main: dict[str, Any] | None = None
 
 
@@ -65,7 +64,7 @@ def _make_function(
 def _function_setstate(
     function: FunctionType, state: tuple[dict[str, Any], dict[str, Any]]
 ) -> None:
-    """Set what could not be passed at creation, because it may refer to the function itself."""
+    """Set attributes that may refer to the function, and so could not be passed at creation."""
     attributes, slots = state
     function.__dict__.update(attributes)
     function.__globals__.update(slots.pop("__globals__"))
@@ -76,8 +75,8 @@ def _function_setstate(
         try:
             cell.cell_contents = filled.cell_contents
         except ValueError:
-            pass  # it is empty here because it was there
-    del slots["_cloudpickle_submodules"]  # loading them was all they were for
+            pass  # the original cell was empty, too
+    del slots["_cloudpickle_submodules"]  # unpickling has imported them
     for name, value in slots.items():
         setattr(function, name, value)
     if main is function.__globals__:
@@ -85,9 +84,7 @@ def _function_setstate(
 
 
 def settle(one: Any) -> None:
-    """Make a function or class of ``__main__`` available there by its name, unless the name is
-    taken.
-    """
+    """Bind a function or class of ``__main__`` to its name there, unless the name is taken."""
     name = one.__qualname__
     if main is not None and one.__module__ == "__main__" and name.isidentifier():
         main.setdefault(name, one)
@@ -117,10 +114,10 @@ _OURS: dict[str, Any] = {
 
 
 class _OursFirst:
-    """Finds the functions of this module where a pickle names cloudpickle's."""
+    """Uses this module's functions where a pickle names cloudpickle's."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Called for each name in the pickle."""
+        """See `pickle.Unpickler`: called for each name in a pickle."""
         if (
             module == _CLOUDPICKLE
             and name in _OURS
@@ -139,14 +136,14 @@ class _Loader(_OursFirst, ClassKeeper):
 
 
 class FirstWins(ClassKeeper):
-    """Loads functions into a ``__main__``; variables that are there keep their values."""
+    """Loads functions into a ``__main__``; existing variables keep their values."""
 
     def __init__(self, file: BytesIO, main: dict[str, Any]) -> None:
         super().__init__(file)
         self._main = main
 
     def find_class(self, module: str, name: str) -> Any:
-        """Called for each name in the pickle."""
+        """See `pickle.Unpickler`: called for each name in a pickle."""
         if module == _CLOUDPICKLE and name == "_make_function":
             return self._make_function
         if module == _CLOUDPICKLE and name == "_function_setstate":

@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: Things that are looked at, and levels, at most.
+#: Most values that are searched, and most levels.
 _MOST = 100_000
 _DEPTH = 200
 _SHOWN = 60
@@ -14,10 +14,10 @@ _PLAIN = (str, bool, int, type(None))
 
 
 def where(value: Any) -> str:
-    """Such as ``at result['a'][3], which is nan``; empty where none is found."""
+    """Return the place, such as ``at result['a'][3], which is nan``; empty if none is found."""
     try:
         found = _find(value)
-    except Exception:  # subclasses of the user's may do anything
+    except Exception:  # the user's subclasses may do anything
         return ""
     if found is None:
         return ""

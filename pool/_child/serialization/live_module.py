@@ -1,11 +1,11 @@
-"""The module that a sent source becomes, and how what it defines travels.
+"""The module in which the source of a request runs, and how its functions are pickled.
 
-    source -> __flash_live__, a module of its own; __main__ stays as it is
+    source -> __flash_live__, a module of its own; __main__ stays unchanged
               __runpod_live__, if it is a whole module that imports the SDK
     its functions and classes -> cloudpickle, by value: a reader has no such module
-    a child that is spawned -> runs __main__.__file__, which lets it import the module
+    a spawned child -> runs __main__.__file__, which lets it import the module
 
-No file is written for a call that starts no such child and does not ask for its file.
+No file is written for a call that does not spawn a child and does not ask for its file.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ __all__ = [
 NAME = "__flash_live__"
 #: Name of the module in RunPod's own worker for SDK 2.0.
 SDK_NAME = "__runpod_live__"
-#: Modules of which a reader of a pickle knows nothing, or has another one.
+#: Modules that the reader of a pickle does not have, or has with other contents.
 BY_VALUE = frozenset({"__main__", "__mp_main__", NAME, SDK_NAME})
 
-#: Names in a source that needs a file from the beginning.
+#: Names in a source that must be a file when it runs.
 _OF_FILES = ("__file__", "getfile", "getsourcefile", "co_filename")
 
-#: Folders for modules that were left to earlier calls of this process.
+#: Number of folders that belong to earlier calls of this process.
 _folders = 0
 
 _CLOUDPICKLE = "cloudpickle.cloudpickle"
@@ -48,9 +48,9 @@ _CHILD = "sys.path.insert(0, {folder!r})\n"
 
 
 def prepare() -> None:
-    """Before any call: a ``__main__`` for children, and a place for the module.
+    """Before any call: create ``__main__`` for child processes, and a placeholder for the module.
 
-    With a module in its place, a call that replaces it imports nothing new.
+    Because of the placeholder, a call's module does not add to the number of loaded modules.
     """
     sys.modules["__main__"] = MainModule("__main__")
     sys.modules[NAME] = ModuleType(NAME)
@@ -60,8 +60,8 @@ def prepare() -> None:
 class MainModule(ModuleType):
     """The ``__main__`` of workers, which belongs to no program.
 
-    Children of multiprocessing run its file, after their start and under another name. So code that
-    is about to start a child asks for ``__file__``, and the files are written then.
+    Spawned children of multiprocessing run its file, under another name. So code that is about to
+    start a child reads ``__file__``, and the files are written then.
     """
 
     @property
@@ -86,7 +86,7 @@ class MainModule(ModuleType):
 
     @property
     def __spec__(self) -> ModuleSpec | None:
-        """None if children need the file; else a spec that keeps them from asking for one."""
+        """None if children need the file; otherwise a spec, with which they do not ask for it."""
         return None if _source() is not None else self.__dict__.get("__spec__")
 
     @__spec__.setter
@@ -95,7 +95,7 @@ class MainModule(ModuleType):
 
 
 def asks_for_its_file(code: str) -> bool:
-    """Return whether the source looks as if it needed to be a file."""
+    """Return whether the source seems to need a file."""
     return any(word in code for word in _OF_FILES)
 
 
@@ -107,17 +107,17 @@ def write_source(code: str, name: str = NAME) -> str:
 
 
 def _live() -> ModuleType | None:
-    """Return the module that the source became, or a placeholder."""
+    """Return the module in which the source ran, or the placeholder."""
     return sys.modules.get(SDK_NAME) or sys.modules.get(NAME)
 
 
 def _source() -> str | None:
-    """The text of the source that was run."""
+    """Return the text of the source that was run, if any."""
     return getattr(getattr(_live(), "__loader__", None), "text", None)
 
 
 def new_folder() -> str:
-    """An empty folder for modules, in place of any before: those are of an earlier call."""
+    """Create an empty folder for modules; an existing folder belongs to an earlier call."""
     global _folders
     path = f"{call_files.directory()}/modules{_folders or ''}"
     if os.path.isdir(path):
@@ -126,7 +126,7 @@ def new_folder() -> str:
 
 
 def folder() -> str:
-    """The folder of the call's modules, the source among them; made, if it was not there."""
+    """Return the folder of the call's modules, including the source; create it if necessary."""
     path = f"{call_files.directory()}/modules{_folders or ''}"
     if not os.path.isdir(path):
         os.mkdir(path)
@@ -139,7 +139,7 @@ def folder() -> str:
 
 
 def write_text(path: str, text: str) -> None:
-    """Write a source for Python to read; in the encoding that it declares, if any."""
+    """Write a source to a file, in the encoding that it declares, if any."""
     data = text.encode() if text.isascii() else _encoded(text)
     with open(path, "wb") as file:
         file.write(data)
@@ -154,17 +154,16 @@ def _encoded(text: str) -> bytes:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(head).readline)
         return text.encode("utf-8" if encoding == "utf-8-sig" else encoding)
     except (SyntaxError, UnicodeError):
-        # The source declares an encoding that it is not in; without that declaration it is read
-        # correctly.
+        # The declared encoding is wrong; without the declaration, Python reads the file correctly.
         lines = head.split(b"\n", 2)
         lines[:2] = [line.replace(b"coding", b"c-ding") for line in lines[:2]]
         return b"\n".join(lines)
 
 
 class ByValueFinder:
-    """Makes sure that each copy of cloudpickle in the process knows of the module.
+    """Registers the module with each copy of cloudpickle, to be pickled by value.
 
-    Packages such as joblib, pyspark and ray have copies of their own.
+    Packages such as joblib, pyspark and ray have their own copies.
     """
 
     def find_spec(
@@ -187,13 +186,13 @@ class ByValueFinder:
                 run(module)
                 register(module)
 
-            # Set on this one loader, so that its class stays the same.
+            # Set on this loader only, so that its class stays unchanged.
             loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec
 
 
 def register(cloudpickle: ModuleType) -> None:
-    """Make a copy of cloudpickle pickle by value what the source defines."""
+    """Make a copy of cloudpickle pickle the source's functions and classes by value."""
     register_by_value = getattr(cloudpickle, "register_pickle_by_value", None)
     module = _live()
     if register_by_value is not None and module is not None:

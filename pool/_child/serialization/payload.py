@@ -7,16 +7,16 @@ A value becomes a *parcel*: a few bytes for the message, and at most one descrip
                                   v  each span is one buffer of pickle protocol 5
     descriptor (memfd): ....buffer....pad....buffer....pad..
 
-The descriptor is that of shared memory, see `shared_buffers`. The reader maps it and unpickles
-views of the mapping: nothing is copied, and the memory is freed with the last array over it. A
-pickle that is itself large (a huge ``bytes``, many objects) is also written to the descriptor, as
-the first span, so that messages stay small.
+The descriptor refers to shared memory, see `shared_buffers`. The reader maps it and unpickles views
+of the mapping: nothing is copied, and the memory is freed with the last array that uses it. A
+pickle that is itself large (a huge ``bytes``, many objects) is also written to the shared memory,
+as the first span, so that messages stay small.
 
 A *call* is a kind and two parcels, function and arguments; they may be packed separately, so that
 `Pool.map` pickles its function once. A *result* is one parcel.
 
-A result of about the size of its call's arguments returns in the memory in which they came; data
-that is there already (an argument itself, changed in place or mostly) is not copied.
+A result of about the size of its call's arguments returns in the memory in which they came. Data
+that is in that memory already (an argument changed in place, or part of it) is not copied.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     Parcel = tuple[bytes, list[int]]
     Dumps = Callable[[Any, "Buffers | None"], bytes]
 
-#: Buffers of at least this size travel out of band; for smaller ones a descriptor costs more than
-#: it saves.
+#: Buffers of at least this size travel in shared memory; for smaller buffers, a descriptor costs
+#: more than it saves.
 OUT_OF_BAND = 64 * 1024
-#: A longer pickle is written to the descriptor as well.
+#: A longer pickle is written to shared memory, too.
 LARGE_PICKLE = 1024 * 1024
 #: flags, number of spans, length of the pickle.
 HEAD = struct.Struct("<BIQ")
@@ -52,7 +52,7 @@ _PICKLE_IN_FD = 2
 ONE = b"1"
 EACH = b"*"
 
-#: Types for which cloudpickle has nothing to add.
+#: Types for which `pickle` itself suffices.
 PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
 
@@ -62,7 +62,7 @@ PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 def load_call(body: bytes, fds: list[int], each: Callable[..., Any]) -> tuple[Any, Any, Any]:
     """Return a function, its positional and its keyword arguments.
 
-    ``each`` runs a function with one tuple of arguments after the other, for a chunk of a map.
+    ``each``: runs a function with several tuples of arguments, for a chunk of a map.
     """
     try:
         function, at = unpack(body, len(ONE), fds, loads=function_unpickling.load)
@@ -76,10 +76,10 @@ def load_call(body: bytes, fds: list[int], each: Callable[..., Any]) -> tuple[An
 
 
 def dump_result(value: Any, last: bool = False) -> Parcel:
-    """The value as a parcel. ``last``: the process ends now, so that nothing changes it later.
+    """Pack a result. ``last``: the process exits now, so nothing changes the value later.
 
     Raises:
-        Unserializable: it cannot be pickled.
+        Unserializable: the value cannot be pickled.
     """
     try:
         return pack(value, in_place=last)
@@ -91,10 +91,10 @@ def dump_result(value: Any, last: bool = False) -> Parcel:
 
 
 def say(error: BaseException) -> str:
-    """An error in a line."""
+    """Describe an error in one line."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # a __str__ of the user's
+    except Exception:  # the user's __str__ raised
         return type(error).__name__
 
 
@@ -102,28 +102,28 @@ def say(error: BaseException) -> str:
 
 
 def pack_call(function: Parcel, arguments: Parcel, kind: bytes = ONE) -> Parcel:
-    """The message of a call; takes over the descriptors of both parcels."""
+    """Return the message of a call; it takes over the descriptors of both parcels."""
     return kind + function[0] + arguments[0], function[1] + arguments[1]
 
 
 def duplicate(parcel: Parcel) -> Parcel:
-    """Return the same parcel with descriptors of its own. It must have been packed ``sealed``."""
+    """Return the same parcel with duplicated descriptors; it must have been packed ``sealed``."""
     return parcel[0], [os.dup(fd) for fd in parcel[1]]
 
 
 def load_result(body: bytes, fds: list[int]) -> Any:
-    """The value of a result; closes the descriptors."""
+    """Return the value of a result, and close its descriptors."""
     try:
         return unpack(body, 0, fds)[0]
     finally:
         _close(fds)
 
 
-# Both ways.
+# In the worker and in the program.
 
 
 class Buffers:
-    """Collects the buffers of one pickle that are worth a descriptor."""
+    """Collects the buffers of one pickle that are large enough for shared memory."""
 
     __slots__ = ("views",)
 
@@ -131,7 +131,7 @@ class Buffers:
         self.views: list[memoryview] = []
 
     def __call__(self, buffer: pickle.PickleBuffer) -> bool:
-        """Called by the pickler; True leaves the buffer in the pickle."""
+        """Called by the pickler; return True to leave the buffer in the pickle."""
         try:
             view = buffer.raw()
         except BufferError:
@@ -143,7 +143,7 @@ class Buffers:
 
 
 def dumps(value: Any, buffers: Buffers | None) -> bytes:
-    """Pickle, in a worker."""
+    """Pickle a value, in a worker."""
     from . import pickling
 
     def by_reference(file: Any, protocol: int) -> Any:
@@ -153,7 +153,7 @@ def dumps(value: Any, buffers: Buffers | None) -> bytes:
         from .by_value.pickler import Pickler
 
         if buffers is not None:
-            buffers.views.clear()  # of the first attempt
+            buffers.views.clear()  # drops those of the first attempt
         return lambda file, protocol: Pickler(file, protocol, buffers)
 
     return pickling.dump_with(value, by_reference, with_cloudpickle, None)
@@ -167,7 +167,7 @@ def pack(
     out_of_band: bool = True,
     in_place: bool = False,
 ) -> Parcel:
-    """Pack a value into a parcel; the caller owns its descriptor, if there is one."""
+    """Pack a value into a parcel; the caller owns its descriptor, if any."""
     if type(value) in PLAIN:
         data = pickle.dumps(value, 5)
         views = []
@@ -180,7 +180,7 @@ def pack(
     try:
         return _pack_out_of_band(data, views, sealed, in_place)
     except OSError:
-        # No descriptor or shared memory is available: slower, but it arrives.
+        # Descriptors or shared memory are short: send the buffers in the message, which is slower.
         del data, views
         return pack(value, dumps, out_of_band=False)
 
@@ -209,10 +209,10 @@ def unpack(
     keep: bool = False,
     loads: Callable[[memoryview], Any] = known_classes.load,
 ) -> tuple[Any, int]:
-    """The value of the parcel that begins at ``at``, and where it ends.
+    """Return the value of the parcel that begins at ``at``, and where the parcel ends.
 
-    Takes the parcel's descriptor off the front of ``fds`` and closes it, unless it is kept for a
-    result.
+    The parcel's descriptor is removed from the front of ``fds`` and closed. ``keep``: the memory
+    may be used for a result.
     """
     flags, count, length = HEAD.unpack_from(body, at)
     at += HEAD.size

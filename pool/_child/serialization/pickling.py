@@ -1,10 +1,10 @@
-"""Pickles a value with as little imported as it needs.
+"""Pickles a value, and imports cloudpickle only if necessary.
 
     builtins, and classes and functions of importable modules  -> the C pickler alone
     anything of `BY_VALUE`, lambdas, closures, locals          -> cloudpickle, by value
 
-cloudpickle takes 20 ms to import, and a zygote that has it needs half as long again for every fork.
-Most results do not need it, so the first that does imports it.
+Importing cloudpickle takes 20 ms, and a zygote that has imported it takes half as long again for
+every fork. Most results do not need it, so the first result that does imports it.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    #: A pickler's class, or something like it: takes a file and a protocol.
+    #: The class of a pickler, or a function like it: takes a file and a protocol.
     NewPickler = Callable[[io.BytesIO, int], Pickler]
 
 #: A protocol that every Python from 3.8 on can read.
 PROTOCOL = 5
-#: A user's own, higher recursion limit would let the pickler overflow the C stack.
+#: With a higher recursion limit, set by user code, the pickler could overflow the C stack.
 RECURSION_LIMIT = 10_000
 
 #: The opcode without which a pickle names no class or function.
 _NAMES = b"\x93"
-#: Bytes of a pickle, without its large buffers, that is loaded to see whether it can be.
+#: Largest pickle, without its large buffers, that is loaded as a test.
 _TRIED = 8 * 1024 * 1024
 
 _SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
@@ -54,14 +54,14 @@ class TooLarge(Exception):
 
 
 class _NeedsCloudpickle(Exception):
-    """Something in the value is known to this process only."""
+    """The value contains an object that only this process has."""
 
 
 class ByReference(Pickler):
-    """A C pickler that gives up on what another process could not import."""
+    """A C pickler that raises for objects that another process could not import."""
 
     def reducer_override(self, obj: Any) -> Any:
-        """Called for all but builtin types; NotImplemented means "go on"."""
+        """See `pickle.Pickler`; NotImplemented means "as usual"."""
         module = getattr(obj, "__module__", None)
         if module in BY_VALUE or is_lost(module):
             raise _NeedsCloudpickle
@@ -69,7 +69,7 @@ class ByReference(Pickler):
 
 
 class _Bounded(io.BytesIO):
-    """A file that refuses to grow past a limit."""
+    """A file in memory that raises when it would grow past a limit."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class _Bounded(io.BytesIO):
 
 
 class RecursionGuard:
-    """Brings a recursion limit that user code set into a range that works, for a while."""
+    """A context in which the recursion limit, which user code may have set, is in a safe range."""
 
     __slots__ = ("_before",)
 
@@ -96,14 +96,14 @@ class RecursionGuard:
 
 
 def is_too_deep(error: BaseException) -> bool:
-    """Return whether pickling failed because of depth; cloudpickle wraps the RecursionError."""
+    """Return whether pickling failed because of recursion, which cloudpickle may wrap."""
     return isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError)
 
 
 def dumps(value: object) -> bytes:
-    """Pickle a value that its reader can load, as far as can be seen here.
+    """Pickle a value, and check that it can be loaded.
 
-    Raises whatever the value's own code raises, or the picklers.
+    Raises whatever the value's own code or a pickler raises.
     """
     if type(value) in _SCALARS:
         return _c_dumps(value, PROTOCOL)
@@ -117,16 +117,16 @@ def dumps(value: object) -> bytes:
 
 
 def _try_around_buffers(value: object) -> None:
-    """Test a large value without its arrays, which are not copied for that.
+    """Test a large value without its arrays, which are not copied.
 
-    Values that are large without arrays are not tested: loading them would take as long again, and
+    A value that is large without its arrays is not tested: loading it would take as long again, and
     as much memory.
     """
     buffers: list[Any] = []
 
     def beside(kind: type[Pickler]) -> NewPickler:
         def new(file: io.BytesIO, protocol: int) -> Pickler:
-            buffers.clear()  # another kind may have failed half-way
+            buffers.clear()  # the other pickler may have failed half-way
             return kind(file, protocol, buffer_callback=buffers.append)
 
         return new
@@ -134,15 +134,15 @@ def _try_around_buffers(value: object) -> None:
     try:
         data = dump_with(value, beside(ByReference), lambda: beside(_cloudpickler()), _TRIED)
     except Exception:
-        return  # it is large without them; or its own code lets it be pickled once only
+        return  # the value is large without arrays, or can be pickled only once
     _try(data, buffers)
 
 
 def _try(data: bytes, buffers: Iterable[Any] = ()) -> None:
-    """Load it as its reader will.
+    """Load a pickle as its reader will.
 
     Raises:
-        PicklingError: it cannot be loaded.
+        PicklingError: the pickle cannot be loaded.
     """
     from .by_value.known_classes import load
 
@@ -159,12 +159,12 @@ def dump_with(
     by_value: Callable[[], NewPickler],
     limit: int | None,
 ) -> bytes:
-    """Pickle with the first kind and, where that does not do, with the second.
+    """Pickle with the first pickler or, if that fails, with the second.
 
-    ``by_value`` is called only when needed: it imports cloudpickle to make its answer.
+    ``by_value``: called only if needed; it imports cloudpickle and returns the second pickler.
 
     Raises:
-        TooLarge: it takes more than ``limit`` bytes.
+        TooLarge: the pickle takes more than ``limit`` bytes.
     """
     with RecursionGuard():
         # If cloudpickle is loaded already, user code may have registered modules with it.
@@ -174,7 +174,7 @@ def dump_with(
             except (RecursionError, MemoryError, TooLarge):
                 raise  # cloudpickle would fare no better
             except Exception:
-                pass  # its own attempt says best what is wrong
+                pass  # if cloudpickle fails, too, its error says best why
         return _dump(value, by_value(), limit)
 
 

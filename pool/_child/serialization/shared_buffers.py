@@ -3,9 +3,9 @@
     write(buffers) -> descriptor --- over a socket ---> load(descriptor) -> memory
 
 The writer copies each buffer once, with ``pwrite`` (far cheaper than a mapping: no page fault per
-page), and closes it. Every descriptor created here is sealed against resizing, so that a mapping of
-it can never fault. One that is also sealed against writing may be read more than once (the same
-function in many calls, a call that may be repeated): its reader gets copy-on-write pages. Any other
+page), and closes the descriptor. The memory is sealed against resizing, so that access to a mapping
+can never fault. Memory that is also sealed against writing may be read more than once (the same
+function in many calls, a call that may be repeated): readers get copy-on-write pages. Other memory
 is mapped shared, and the reader owns it: arrays are writable in place.
 
 A worker may return memory that it received (`reuse`), because no other process reads it again.
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     #: Offset and length of each buffer.
     Spans = list[tuple[int, int]]
 
-#: Memory this small is copied out rather than mapped: cheaper, and holds no descriptor.
+#: Memory up to this size is copied out, not mapped: that is cheaper, and needs no descriptor later.
 COPY_BELOW = 512 * 1024
-#: Live mappings beyond which memory is copied out. Before Python 3.13 each holds a
+#: Most live mappings; beyond that, memory is copied out. Before Python 3.13, each mapping holds a
 #: descriptor, and a program may keep any number of results.
 MAX_MAPPINGS = 256
 #: Alignment for vector instructions and NumPy.
 ALIGNMENT = 64
 
-# fcntl(2); the module has names for them from Python 3.8 on, but only where libc does.
+# fcntl(2); the module `fcntl` has names for these only if the C library has.
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _SEAL_SIZE = 0x2 | 0x4
 _SEAL_WRITE = 0x8
 
 _mappings: weakref.WeakSet[mmap.mmap] | None = None
-#: In a worker: what its call's arguments came in.
+#: In a worker: the memory in which the call's arguments came.
 received: Received | None = None
 
 
@@ -46,10 +46,10 @@ received: Received | None = None
 
 
 def write(buffers: list[memoryview], *, sealed: bool) -> tuple[int, Spans]:
-    """New memory that holds these; its descriptor, and where each one is.
+    """Write buffers to new memory; return its descriptor, and the place of each buffer.
 
     Raises:
-        OSError: no descriptor or no memory is to be had.
+        OSError: descriptors or memory are short.
     """
     fd = _new()
     try:
@@ -62,10 +62,10 @@ def write(buffers: list[memoryview], *, sealed: bool) -> tuple[int, Spans]:
 
 
 def reuse(views: list[memoryview]) -> tuple[int, Spans] | None:
-    """The memory that was received, holding these now; None where that cannot be.
+    """Put buffers into the memory that was received; return None if that is impossible.
 
-    Buffers in that memory stay in place. If all buffers are elsewhere, they overwrite it: its pages
-    exist, and creating new ones is most of the work of a copy.
+    Buffers in that memory stay in place. If all buffers are elsewhere, they overwrite the memory:
+    its pages exist, and creating new pages is most of the work of a copy.
     """
     if received is None:
         return None
@@ -86,7 +86,7 @@ def reuse(views: list[memoryview]) -> tuple[int, Spans] | None:
 def _lie_apart_inside(spans: list[tuple[int, int]], size: int) -> bool:
     """Return whether all buffers are within the memory, and none overlap.
 
-    Two that are would change together at the reader.
+    Arrays that overlap at the reader would change together.
     """
     end = 0
     for start, length in sorted(spans):
@@ -97,7 +97,7 @@ def _lie_apart_inside(spans: list[tuple[int, int]], size: int) -> bool:
 
 
 def _write_all(fd: int, buffers: list[memoryview]) -> list[tuple[int, int]]:
-    """Write buffers one after the other, aligned; where each one is."""
+    """Write buffers one after the other, aligned; return the place of each."""
     spans = []
     at = 0
     for buffer in buffers:
@@ -111,7 +111,7 @@ def _write_all(fd: int, buffers: list[memoryview]) -> list[tuple[int, int]]:
 
 
 def _new() -> int:
-    """An empty file in memory that has no name."""
+    """Create an empty file in memory, without a name."""
     try:
         return os.memfd_create("flashpool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except (AttributeError, OSError):
@@ -128,7 +128,7 @@ def _seal(fd: int, seals: int) -> None:
     try:
         fcntl.fcntl(fd, _F_ADD_SEALS, seals)
     except OSError:
-        # A plain file cannot be sealed, but only writer and reader can reach it.
+        # A plain file cannot be sealed, but only writer and reader have access.
         pass
 
 
@@ -136,7 +136,7 @@ def _seal(fd: int, seals: int) -> None:
 
 
 def load(fd: int, *, keep: bool) -> mmap.mmap | bytearray:
-    """The memory behind a descriptor, which is closed; ``keep`` it for `reuse`."""
+    """Return the memory behind a descriptor, which is closed; ``keep``: for `reuse`."""
     global received
     try:
         size = os.fstat(fd).st_size
@@ -165,7 +165,7 @@ def _map(fd: int, size: int) -> mmap.mmap | bytearray:
             return mmap.mmap(fd, size, flags, trackfd=False)
         mapping = mmap.mmap(fd, size, flags)
     except OSError:
-        # No descriptors (mmap duplicates the given one) or mappings are left.
+        # Descriptors (mmap duplicates the given one) or mappings are short.
         return _read(fd, size)
     if _mappings is None:
         _mappings = weakref.WeakSet()
@@ -191,12 +191,12 @@ def _is_sealed(fd: int) -> bool:
     try:
         return bool(fcntl.fcntl(fd, _F_GET_SEALS) & _SEAL_WRITE)
     except OSError:
-        # A plain file: whether it is read again is not known, so leave it as it is.
+        # A plain file may be read again, so treat it as sealed.
         return True
 
 
 class Received:
-    """Memory in which arguments came, for the life of the process."""
+    """The memory in which arguments came; kept for the life of the process."""
 
     __slots__ = ("_address", "_fd", "_identity", "size")
 
@@ -209,7 +209,7 @@ class Received:
         self._identity = _identity(fd)
 
     def offset(self, view: memoryview) -> int | None:
-        """Return the offset of a buffer in the memory; None for read-only memory."""
+        """Return the offset of a buffer relative to the memory; None if the buffer is read-only."""
         import ctypes
 
         try:
@@ -218,9 +218,7 @@ class Received:
             return None
 
     def descriptor(self) -> int | None:
-        """Return a descriptor to send; None if user code closed it, and perhaps reused
-        its number.
-        """
+        """Return a descriptor to send; None if user code has closed ours or reused its number."""
         try:
             fd = os.dup(self._fd)
         except OSError:

@@ -1,9 +1,9 @@
-"""One piece of the user's source text, and the loader of its module.
+"""A source text of the user, which is also the loader of its module.
 
 A module's ``__loader__`` returns its text from ``get_source``: that is how `linecache`, and so
-tracebacks and ``inspect.getsource``, finds the lines of files that do not exist. It costs nothing
-until it is used, whereas filling ``linecache.cache`` would need its import. (`linecache` asks no
-loader about names in angle brackets, hence ``flash:NAME``.)
+tracebacks and ``inspect.getsource``, find the lines of files that do not exist. That costs nothing
+until it is used, whereas filling ``linecache.cache`` would need an import. (`linecache` asks no
+loader about names in angle brackets, so the file name is ``flash:NAME``.)
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import CodeType, ModuleType
 else:
-    # Both without the imports.
+    # Both classes, without imports.
     ModuleSpec = type(sys.__spec__)
     ModuleType = type(sys)
 
 __all__ = ["ModuleSpec", "ModuleType", "Source", "check_text", "compile_ahead", "plain"]
 
-#: Code that the zygote compiled, by file name and text.
+#: Code that the zygote has compiled, by file name and text.
 _compiled: dict[tuple[str, str], CodeType] = {}
-#: Compiled code of sources that need no other treatment than running.
+#: Compiled code of sources that only have to be run.
 plain: dict[tuple[str, str], CodeType] = {}
 
 
 class Source:
-    """One source text, and the loader of its module."""
+    """A source text, which is also the loader of its module."""
 
     __slots__ = ("filename", "is_package", "text")
 
@@ -41,24 +41,24 @@ class Source:
         self.is_package = is_package
 
     def get_source(self, _name: str) -> str:
-        """The text, for `linecache` (PEP 302)."""
+        """Return the text, for `linecache` (PEP 302)."""
         return self.text
 
     def create_module(self, _spec: ModuleSpec) -> None:
-        """Let the import system make an ordinary module."""
+        """Let the import system create an ordinary module."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the text in the module."""
         exec(self.compile(), module.__dict__)
 
     def compile(self) -> CodeType:
-        """Compile, free of this file's own ``__future__`` imports."""
+        """Compile the text, without the ``__future__`` imports of this file."""
         code = _compiled.get((self.filename, self.text))
         if code is None:
             try:
                 code = compile(self.text, self.filename, "exec", dont_inherit=True)
             except SyntaxError:
-                # A byte order mark is a file's, and the compiler takes it in bytes only.
+                # The compiler accepts a byte order mark only in bytes.
                 if self.text[:1] != "\ufeff":
                     raise
                 self.text = self.text[1:]
@@ -68,9 +68,9 @@ class Source:
 
 
 def compile_ahead(text: str, filename: str, *, is_plain: bool) -> CodeType | None:
-    """In a zygote: have the code at hand when this source comes again.
+    """In a zygote: compile a source and cache the code, for calls to come.
 
-    Sources with compiler warnings are not cached: the warnings belong to every call.
+    Sources with compiler warnings are not cached, because every call must show the warnings.
     """
     import warnings
 
@@ -89,10 +89,10 @@ def compile_ahead(text: str, filename: str, *, is_plain: bool) -> CodeType | Non
 
 
 def check_text(field: str, text: str) -> int:
-    """Check whether a text can be source at all; return its size in bytes.
+    """Check whether a text can be source; return its size in bytes.
 
     Raises:
-        BadRequest: it has characters that no Python source may have.
+        BadRequest: the text has characters that no Python source may have.
     """
     if "\0" in text:
         raise BadRequest(f"{field}: has a NUL character, at {text.index(chr(0))}")

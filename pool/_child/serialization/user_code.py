@@ -1,9 +1,10 @@
-"""Turns the source text of a request into live functions, classes and instances.
+"""Turns the source text of a request into functions, classes and instances.
 
-code -> run_source -> a fresh __flash_live__ -> find_function
+code -> run_source -> a new __flash_live__   -> find_function
                                              -> build_class -> build_instance -> find_method
 
-A module that imports the SDK itself is `__runpod_live__`, and its functions are in handles: `sdk`.
+A module that itself imports the SDK becomes `__runpod_live__`, and its functions are in handles
+(see `sdk`).
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ if TYPE_CHECKING:
 #: Code flags of coroutines and async generators.
 _ASYNC = 0x80 | 0x200
 
-#: How often a name was used in this process.
+#: How often each name was used in this process.
 _uses: dict[str, int] = {}
 
 
 def run_source(code: str, name: str) -> ModuleType:
-    """Run source in a fresh ``__flash_live__`` and return that module.
+    """Run source in a new module, and return that module.
 
-    The module is in ``sys.modules``, so that dataclasses and pickles find it.
+    The module is in ``sys.modules``, so that dataclasses and pickle find it.
     """
     filename = _filename(name)
     if (compiled := plain.get((filename, code))) is not None:
-        # The text is not searched: a worker pays for each function and page that it touches.
+        # Do not search the text: a worker pays for each function and page that it accesses.
         return _run(Source(code, filename), compiled, NAME)
     module_name = NAME
     if "runpod" in code and handles.imports_sdk(Source(code, filename).compile()):
@@ -49,20 +50,18 @@ def run_source(code: str, name: str) -> ModuleType:
 
 
 def compile_ahead(code: str, name: str) -> CodeType | None:
-    """Compile a source, so that workers forked from here find it compiled."""
+    """Compile a source, so that workers forked later find it compiled."""
     is_plain = "runpod" not in code and not asks_for_its_file(code)
     return compile_source(code, _first_filename(name), is_plain=is_plain)
 
 
 def forget() -> None:
-    """Forget all code, as if none had been run."""
+    """Forget the names used so far, as if no code had been run."""
     _uses.clear()
 
 
 def _filename(name: str) -> str:
-    """Return a file name that is new in this process: a traceback must not show another call's
-    lines.
-    """
+    """Return a file name that is new in this process, or tracebacks might show old source lines."""
     name = _first_filename(name)
     number = _uses[name] = _uses.get(name, 0) + 1
     return name if number == 1 else f"{name}#{number}"
@@ -85,7 +84,7 @@ def find_function(module: ModuleType, name: str) -> Callable[..., Any]:
     """Return the function of that name.
 
     Raises:
-        BadRequest: there is none; the message names those that are there.
+        BadRequest: it does not exist; the message lists those that do.
     """
     function = module.__dict__.get(name)
     if module.__name__ == SDK_NAME:
@@ -111,17 +110,17 @@ def build_class(code: str, name: str) -> type[Any]:
 
 
 def build_instance(cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """An instance; what its constructor raises is the user's own error."""
+    """Create an instance; exceptions of the constructor are the user's own."""
     return cls(*args, **kwargs)
 
 
 async def made_on_loop(cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """An instance whose constructor finds the running loop on which its methods will run."""
+    """Create an instance; its constructor runs on the loop on which its methods will run."""
     return build_instance(cls, args, kwargs)
 
 
 def async_methods(cls: type[Any]) -> list[str]:
-    """Names of the methods that are ``async def``: their calls may run together."""
+    """Return the names of methods that are ``async def``: their calls may overlap."""
     found = []
     for name in dir(cls):
         method = getattr(cls, name, None)
@@ -134,7 +133,7 @@ def async_methods(cls: type[Any]) -> list[str]:
 def call_on_loop(
     cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any], name: str
 ) -> Callable[..., Any]:
-    """Create an instance on a loop, and call its method there: an async method on the same loop."""
+    """Return a function that creates an instance and calls its method, both on the same loop."""
 
     def call(*method_args: Any, **method_kwargs: Any) -> Any:
         import asyncio
@@ -164,7 +163,7 @@ def find_method(instance: object, name: str) -> Callable[..., Any]:
     """Return the bound method of that name.
 
     Raises:
-        BadRequest: there is none; the message names the public ones.
+        BadRequest: it does not exist; the message lists the public methods.
     """
     method = getattr(instance, name, None)
     if callable(method):

@@ -1,4 +1,4 @@
-"""The frames of a traceback that are the user's."""
+"""Selects the user's frames from a traceback."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _ASYNCIO = os.path.dirname(os.__file__) + "/asyncio/"
 
 
 def user_traceback(traceback: TracebackType | None, limit: int) -> tuple[TracebackType | None, int]:
-    """The part of a traceback that is the user's, and how many frames were left out.
+    """Return the user's part of a traceback, and the number of frames left out.
 
-    Our own frames go wherever they are, and asyncio's where they lead in; of the rest
-    the first and last halves of ``limit`` stay.
+    flashpool's frames are removed everywhere, asyncio's only at the beginning. Of the others, the
+    first and the last ``limit / 2`` stay.
     """
     kept = [entry for entry in _entries(traceback) if not _is_plumbing(entry)]
     first = 0

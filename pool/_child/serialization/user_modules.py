@@ -1,12 +1,11 @@
-"""Makes the modules of a request importable, as files in a folder of their own.
+"""Makes the modules of a request importable, as files in the call's own folder.
 
     {path: source} -> checked -> files in the call's folder -> Finder on sys.meta_path
                                                             -> sys.path, PYTHONPATH
 
-They are files for code that looks for files: `pkgutil`, `inspect`, child processes. The folder is
-deleted with the call. The finder stays until the process ends: through the call and everything that
-it awaits. The folder is searched first, like a script's own folder on ``sys.path``; names of the
-standard library are refused.
+They are files because other code looks for files: `pkgutil`, `inspect`, child processes. The folder
+is deleted with the call. The finder stays until the process exits. The folder is searched first,
+like a script's own folder on ``sys.path``; names of the standard library are refused.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from importlib.machinery import PathFinder, SourceFileLoader
     from importlib.util import spec_from_file_location
 else:
-    # All three, without importing them.
+    # All three, without imports.
     _external = sys.modules["_frozen_importlib_external"]
     PathFinder = _external.PathFinder
     SourceFileLoader = _external.SourceFileLoader
@@ -36,8 +35,8 @@ MAX_MODULE_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 20
 _INIT = "/__init__.py"
 
-#: Top-level names that are not the standard library's, and yet not for users to replace:
-#: what the interpreter runs at its start, and what carries the result home.
+#: Top-level names outside the standard library that users must not replace: modules that the
+#: interpreter runs at its start, and modules that encode the result.
 RESERVED = frozenset(
     {
         "__main__",
@@ -53,7 +52,7 @@ RESERVED = frozenset(
 
 
 class ShippedLoader(SourceFileLoader):
-    """Loads a module of the request; its class distinguishes the module from installed ones."""
+    """Loads a module of the request; the loader's class tells such modules from installed ones."""
 
 
 class Finder:
@@ -61,7 +60,7 @@ class Finder:
 
     def __init__(self, folder: str, paths: dict[str, str], empty: frozenset[str]) -> None:
         self.folder = folder
-        #: By name: the file in the folder. Packages end in ``/__init__.py``, which some lack.
+        #: By module name: the file in the folder, for packages ``.../__init__.py``.
         self.paths = paths
         #: Packages without code of their own.
         self.empty = empty
@@ -85,16 +84,19 @@ class Finder:
         )
 
     def _elsewhere(self, name: str, path: Sequence[str] | None) -> list[str]:
-        """Parts of an installed namespace package (google, azure): they stay importable."""
+        """Return folders of an installed namespace package (google, azure) of the same name.
+
+        Its modules stay importable.
+        """
         return _parts_elsewhere(name, path) if name in self.empty else []
 
 
 def install_modules(modules: Mapping[str, str]) -> Finder:
-    """Make modules importable in this process until it ends, in place of any before.
+    """Make modules importable in this process, in place of those of an earlier call.
 
     Raises:
-        BadRequest: a path is not that of an importable module, or there is too much.
-        OSError: they cannot be written.
+        BadRequest: a path is not that of an importable module, or a limit is exceeded.
+        OSError: the files cannot be written.
     """
     paths = _checked(modules)
     folder = live_module.new_folder()
@@ -117,14 +119,16 @@ def _write(file: str, text: str) -> None:
 
 
 def _joining(name: str) -> str:
-    """The ``__init__.py`` of a package that came without: for children, which have no `Finder`."""
+    """Return an ``__init__.py`` for a package without one; child processes, without `Finder`, need
+    it.
+    """
     if not _parts_elsewhere(name.partition(".")[0], None):
         return ""
     return "import pkgutil\n\n__path__ = pkgutil.extend_path(__path__, __name__)\n"
 
 
 def _parts_elsewhere(name: str, path: Sequence[str] | None) -> list[str]:
-    """Return folders of an installed namespace package of that name, if there is one."""
+    """Return the folders of an installed namespace package of that name, if any."""
     path = [one for one in (sys.path if path is None else path) if not call_files.holds(one)]
     spec = PathFinder.find_spec(name, path)
     if spec is None or spec.loader is not None:
@@ -140,13 +144,13 @@ def _show(folder: str) -> None:
 
 
 def _forget(packages: set[str]) -> None:
-    """Drop what the zygote, or the call before, imported under these names."""
+    """Forget modules that the zygote, or an earlier call, imported under these names."""
     for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
         del sys.modules[name]
 
 
 def _checked(modules: Mapping[str, str]) -> dict[str, str]:
-    """The names of the modules, with the path of each."""
+    """Return the names of the modules, with the path of each."""
     if len(modules) > MAX_MODULES:
         raise BadRequest(f"modules: {len(modules)} files, more than {MAX_MODULES}")
     paths: dict[str, str] = {}
@@ -170,7 +174,7 @@ def _add(paths: dict[str, str], path: str) -> None:
 
 
 def _add_packages(paths: dict[str, str]) -> None:
-    """A folder without an ``__init__.py`` becomes an empty package."""
+    """Add a package for each folder without an ``__init__.py``."""
     for name in tuple(paths):
         parent = name.rpartition(".")[0]
         while parent and parent not in paths:

@@ -1,11 +1,12 @@
-"""`pip` as programs find it that a call starts: it installs for this call alone.
+"""The `pip` that programs started by a call find first: it installs for this call alone.
 
     python -m pip install x  ->  this module  ->  --target PACKAGES  ->  the real pip
     python -m pip list       ->  this module  ->  the real pip
 
-`call_packages` puts the folder above first on the ``PYTHONPATH`` of such programs. Other calls use
-the environment at the same time, so no call may change it. If the environment has no pip, the copy
-is used that Python bundles for virtualenvs (`ensurepip`). Standard library only; any Python.
+`call_packages` puts the parent folder first on the ``PYTHONPATH`` of such programs. Other calls use
+the environment at the same time, so no call may change it. If the environment has no pip, this
+module uses the copy that Python bundles for virtualenvs (`ensurepip`). Standard library only; any
+Python.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _REFUSAL = (
     "packages and versions that you want in the request's `dependencies`."
 )
 _OWN_PLACE = ("-t", "--target", "--prefix", "--root")
-#: The file that has pip do the same where this module is not found; and the one it stands for.
+#: Variables: flashpool's settings file of pip, for programs that do not find this module; and the
+#: user's own settings file, which it replaces.
 _SETTINGS, _THEIR_SETTINGS = "PIP_CONFIG_FILE", "FLASHPOOL_PIP_CONFIG_FILE"
 _NO_PIP = (
     "flashpool: there is no pip in this environment, and this Python brings no copy of it "
@@ -41,7 +43,7 @@ def _adapt(argv: list[str]) -> None:
         if not any(word.partition("=")[0] in _OWN_PLACE for word in argv):
             if "--user" in argv:
                 argv.remove("--user")
-            # `--upgrade`: or what a first command installed would stay.
+            # `--upgrade`, or packages that an earlier command installed would stay.
             place = argv.index(command) + 1
             argv[place:place] = ["--upgrade", "--target", os.environ["FLASHPOOL_CALL_PACKAGES"]]
         else:
@@ -51,7 +53,7 @@ def _adapt(argv: list[str]) -> None:
 
 
 def _give_way() -> None:
-    """Put the real pip in the place of this module."""
+    """Replace this module by the real pip."""
     import importlib
     import importlib.util
 

@@ -1,1 +1,1 @@
-"""Workers that have an application: its lifespan, its requests, its WebSockets, one loop."""
+"""Workers that serve an application: its lifespan, requests and WebSockets, on one loop."""

@@ -1,16 +1,16 @@
 """A worker with an ASGI application: it loads the app, then answers requests until it must close.
 
-    LOAD_APP     -> module -> application -> its start-up -> LOADED
-    REQUEST n    -> a task on the one loop: `exchange`
+    LOAD_APP     -> module -> application -> start-up -> LOADED
+    REQUEST n    -> a task on the loop: `exchange`
     BODY n, CREDIT n, DISCONNECT n, CANCEL n -> that exchange
-    CLOSE        -> the application's shutdown, and the end
+    CLOSE        -> the application's shutdown, then exit
 
 All requests run together on the loop; functions that are not coroutines run in the thread pool of
 the application's framework. The module is loaded on the running loop, as a server does it.
 
-Two exceptions tear through a loop: SystemExit and KeyboardInterrupt. Raised by a request, they are
-caught in its task, and end that request; raised by a task that was left behind, they are printed,
-and the loop continues.
+Two exceptions escape from the loop: SystemExit and KeyboardInterrupt. If a request raises one, its
+task catches it, and only that request ends. If a task that outlives its request raises one, it is
+printed, and the loop continues.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ if TYPE_CHECKING:
     from ...channel import Channel
     from .exchange import Asgi, Exchange
 
-#: Share of the grace for threads at the exit.
+#: Share of the remaining grace that threads get at the exit.
 _SHARE_OF_THREADS = 0.8
-#: Seconds between checks whether a task that is to be cancelled has left its thread.
+#: Seconds between checks whether a task to be cancelled still waits for a thread.
 _AGAIN_S = 0.02
 
 
 def live(channel: Channel, load: wire.Frame) -> None:
-    """Load, serve, close."""
+    """Load the application, serve requests, and close."""
     see_through(AppWorker(channel, load))
 
 
 def see_through(app: AppWorker) -> None:
-    """Do all work of the worker."""
+    """Run a worker from loading to closing."""
     try:
         if app.load():
             app.serve()
     except (wire.Closed, wire.Damaged, OSError):
         raise
     except BaseException as error:
-        # User code broke what this needs, its loop for one.
+        # User code broke what flashpool needs here, such as the loop.
         raise wire.Damaged(exception_pickling.summary(error)) from error
 
 
@@ -90,7 +90,7 @@ class AppWorker:
     # Loading.
 
     def load(self) -> bool:
-        """Load the application, and say whether that went well."""
+        """Load the application; return whether that succeeded."""
         start = monotonic()
         more: dict[str, Any] = {}
         body = b""
@@ -126,7 +126,7 @@ class AppWorker:
             limiter.total_tokens = threads
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """See a coroutine through."""
+        """Run a coroutine to its end."""
         task = self.loop.create_task(coroutine)
         task.add_done_callback(lambda _: self.loop.stop())
         while not task.done():
@@ -158,7 +158,7 @@ class AppWorker:
 
     def on_readable(self) -> None:
         if self.resident.forked:
-            return  # what comes is the first process's
+            return  # frames are for the original process
         channel = self.resident.channel
         try:
             self.take(channel.receive())
@@ -169,7 +169,7 @@ class AppWorker:
             self.link.fail(error if isinstance(error, OSError) else BrokenPipeError())
 
     def take(self, frame: wire.Frame) -> None:
-        """Act on a frame."""
+        """Handle a frame."""
         if frame.kind == wire.REQUEST:
             exchange = exchange_of(self.link, frame)
             self.link.exchanges[exchange.number] = exchange
@@ -184,7 +184,7 @@ class AppWorker:
                 self.tell(found, frame)
 
     def tell(self, exchange: Exchange, frame: wire.Frame) -> None:
-        """Act on a frame of a request that is not over."""
+        """Handle a frame of a request that is not over."""
         if frame.kind == wire.BODY:
             _, flags = app_messages.unpack_flags(frame.meta)
             exchange.take(frame.body, bool(flags & app_messages.MORE))
@@ -199,7 +199,7 @@ class AppWorker:
             self.tell_socket(exchange, frame)
 
     def tell_socket(self, socket: SocketExchange, frame: wire.Frame) -> None:
-        """Act on a frame of a WebSocket that is not over."""
+        """Handle a frame of a WebSocket that is not over."""
         if frame.kind == wire.MESSAGE:
             _, flags = app_messages.unpack_flags(frame.meta)
             socket.take_message(frame.body, flags)
@@ -218,8 +218,9 @@ class AppWorker:
             task.cancel()
 
     def cancel_still(self, exchange: Exchange) -> None:
-        """Cancel a task whose thread may be done by now; if it is not in time, the supervisor stops
-        this worker.
+        """Try again to cancel a task that waited for a thread.
+
+        If the thread takes too long, the supervisor stops this worker.
         """
         if not exchange.over:
             self.cancel(exchange)
@@ -227,7 +228,7 @@ class AppWorker:
     # Ends.
 
     def close(self) -> None:
-        """Let the application shut down, then exit as a program does; what that raises is printed."""
+        """Let the application shut down, then exit like a program; exceptions are printed."""
         began = monotonic()
         try:
             if self.lifespan is not None:
@@ -245,4 +246,4 @@ class AppWorker:
 
 
 async def _no_app(*_: Any) -> None:
-    """Answer as an app that does not exist, before loading and after closing."""
+    """Stand in for the app before it is loaded and after it is closed."""

@@ -1,13 +1,13 @@
 """One request in an app worker: what the application receives and sends.
 
-    REQUEST, BODY*, DISCONNECT --> pieces --> receive()     CREDIT back as it takes them
-    send(start) --kept--> send(body) --> RESPONSE, PIECE*   as far as there is CREDIT
+    REQUEST, BODY*, DISCONNECT --> pieces --> receive()     CREDIT back for parts that are read
+    send(start) --kept--> send(body) --> RESPONSE, PIECE*   as far as CREDIT allows
 
 The head of an answer waits for the first part of the body: that makes one message instead of two,
 and an application that dies between the two has not begun to answer. Pieces of a body are a list
-until they are read: one growing `bytes` would be copied repeatedly if the application is slow.
+until they are read: a growing `bytes` object would be copied repeatedly if the application is slow.
 
-If the application sends something invalid, an error is raised in it, with the words of uvicorn.
+If the application sends an invalid message, an exception is raised in it, with uvicorn's message.
 """
 
 from __future__ import annotations
@@ -75,25 +75,26 @@ class Exchange:
         self.method: str = self.scope["method"]
         self.task: asyncio.Task[None] | None = None
         self.has_begun = False
-        # The body. What was taken of it, and not told yet.
+        # The body; ``credit``: bytes that were read and are not credited yet.
         self.pieces: list[bytes] = [frame.body] if frame.body else []
         self.more = bool(flags & app_messages.MORE)
         self.asked_for = not flags & app_messages.ASKED_FOR
         self.credit = 0
         self.told_end = False
         self.gone = False
-        # The answer. What may be sent of it, and what its head says of its length.
+        # The answer; ``left``: bytes still to come by Content-Length; ``room``: bytes that may be
+        # sent now.
         self.head: tuple[int, list[bytes]] | None = None
         self.left: int | None = None
         self.room = app_messages.WINDOW
         self.started = False
         self.answered = False
         self.over = False
-        #: Whether the supervisor was told that the task continues after the answer.
+        #: Whether LINGERS was sent: the task continues after the answer.
         self.lingers = False
         self.event: asyncio.Event | None = None
 
-    # What came.
+    # From the client.
 
     def take(self, body: bytes, more: bool) -> None:
         """Receive a piece of the request's body."""
@@ -103,12 +104,12 @@ class Exchange:
         self.wake()
 
     def leave(self) -> None:
-        """Note that the client has left."""
+        """Note that the client has disconnected."""
         self.gone = True
         self.wake()
 
     def add_room(self, size: int) -> None:
-        """Note that so many bytes of the answer were accepted."""
+        """Add credit: the client has accepted ``size`` bytes of the answer."""
         self.room += size
         self.wake()
 
@@ -123,7 +124,7 @@ class Exchange:
         self.event.clear()
         await self.event.wait()
 
-    # What the application does.
+    # From the application.
 
     async def receive(self) -> Message:
         """Return the next part of the body; after the last, wait for the disconnect."""
@@ -151,7 +152,7 @@ class Exchange:
         self.link.send(wire.CREDIT, app_messages.pack_credit(self.number, size))
 
     async def send(self, message: Message) -> None:
-        """The next part of the answer."""
+        """Send the next part of the answer."""
         if self.gone:
             return
         kind = message["type"]
@@ -181,7 +182,7 @@ class Exchange:
             await self.send_pieces(memoryview(body), more)
 
     async def send_pieces(self, body: memoryview, more: bool) -> None:
-        """Cut it, and send each piece when there is room."""
+        """Cut a part of the body into pieces, and send each when there is credit."""
         at = 0
         while True:
             while self.room <= 0 and not self.gone:
@@ -211,7 +212,11 @@ class Exchange:
             self.link.loop.call_soon(self.look_whether_over)
 
     def checked(self, message: Message) -> tuple[int, list[bytes]]:
-        """Status and headers, when they can be sent."""
+        """Check the head of an answer; return status and headers.
+
+        Raises:
+            RuntimeError: they cannot be sent.
+        """
         status = message["status"]
         if not isinstance(status, int) or not 100 <= status <= 599:
             raise RuntimeError(f"Invalid HTTP status: {status!r}")
@@ -241,7 +246,7 @@ class Exchange:
         if self.left and not more:
             raise RuntimeError("Response content shorter than Content-Length")
 
-    # Its task.
+    # The request's task.
 
     async def run(self, app: Asgi) -> None:
         """Run the application for the request; never raises."""
@@ -287,14 +292,14 @@ class Exchange:
         print(f"{what} ({target!r})", file=sys.stderr)
 
     def look_whether_over(self) -> None:
-        """One turn after the answer, report whether the task continues."""
+        """One turn of the loop after the answer, report LINGERS if the task continues."""
         if not self.over:
             self.link.send(wire.LINGERS, wire.NUMBER.pack(self.number))
             self.lingers = True
 
 
 def scope_of(fields: list[bytes], state: dict[str, Any] | None) -> Message:
-    """The scope of a request, as uvicorn makes it."""
+    """Return the scope of a request, as uvicorn creates it."""
     connection, method, version, path, raw_path, query, *_ = fields
     scheme, root_path, client, server = app_messages.unpack_connection(connection)
     scope: Message = {

@@ -1,10 +1,10 @@
-"""The lifespan of an application: its start-up before the first request, its shutdown after the last.
+"""The lifespan of an application: start-up before the first request, shutdown after the last.
 
-    startup:  task --> app(scope lifespan) --> startup.complete | startup.failed | it raises
-    shutdown: shutdown --> shutdown.complete, or whatever it does
+    startup:  task --> app(scope lifespan) --> startup.complete | startup.failed | exception
+    shutdown: shutdown --> shutdown.complete, or the task ends
 
-Like uvicorn with ``--lifespan auto``: an application that raises instead of answering has no
-lifespan, and is served all the same.
+As in uvicorn with ``--lifespan auto``, an application that raises instead of answering has no
+lifespan, and is served nevertheless.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class StartupFailed(Exception):
 
 
 class Lifespan:
-    """The one task in which an application has its lifespan."""
+    """The task in which an application runs its lifespan."""
 
     def __init__(self, app: Asgi) -> None:
         self.app = app
-        #: The state that the start-up leaves for requests.
+        #: The state that the start-up provides for requests.
         self.state: dict[str, Any] = {}
         self.failure: str | None = None
         #: Whether the application has no lifespan, or the lifespan is over.
@@ -43,7 +43,7 @@ class Lifespan:
         """Wait until the application has started.
 
         Raises:
-            StartupFailed: it will not.
+            StartupFailed: the application reports that its start-up failed.
         """
         self.received.put_nowait({"type": "lifespan.startup"})
         self.task = asyncio.ensure_future(self.run())
@@ -66,7 +66,7 @@ class Lifespan:
         }
         try:
             await self.app(scope, self.received.get, self.send)
-        except BaseException:  # SystemExit too: it has no lifespan then
+        except BaseException:  # also SystemExit: the application has no lifespan
             if self.started.is_set() and self.failure is None:
                 print("Exception in 'lifespan' protocol", file=sys.stderr)
                 traceback.print_exc()

@@ -1,7 +1,7 @@
-"""Shared by all requests of an app worker: its channel, ledger and loop; and the routing of output.
+"""Shared by all requests of an app worker: channel, ledger and loop; and the routing of output.
 
 print, logging, warnings in a request --> RequestOutput --whole lines--> OUTPUT n, id
-what nobody asked for: an import, a thread, a child process ----------> descriptor 1
+outside of requests: imports, other threads, child processes ----------> descriptor 1
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from ...app_messages import Headers
     from ..resident_link import ResidentLink
 
-#: Characters of unfinished line kept before they are sent; bytes of one frame.
+#: Most bytes of an unfinished line that are kept back; most bytes of one frame.
 _LINE_LIMIT = 8192
 _FRAME_LIMIT = 256 * 1024
 _REQUEST_ID = b"x-request-id"
 
 
 class AppLink:
-    """The channel, the ledger, and the exchanges that are under way, by number."""
+    """The channel, the ledger, and the current exchanges, by number."""
 
     def __init__(
         self,
@@ -37,40 +37,38 @@ class AppLink:
         once: bool,
         ids: tuple[str, str],
     ) -> None:
-        """``ids``: the beginning of requests' names, and the pattern of ids that
-        clients may give.
-        """
+        """``ids``: the prefix of request ids, and the pattern of ids that clients may choose."""
         import threading
 
         self.id_prefix, pattern = ids
         self.given_id = re.compile(pattern.encode())
-        #: Lines of requests are put together one after the other; signal handlers print as well.
+        #: Held while a request's lines are put together. Reentrant: signal handlers print, too.
         self.printing = threading.RLock()
-        #: Whether the worker serves a single request, whose end is always reported.
+        #: Whether the worker serves a single request; its end is always reported.
         self.once = once
         self.resident = resident
         self.ledger = ledger
         self.loop = loop
         self.exchanges: dict[int, Any] = {}
-        #: The state that the application's start-up left for requests; None: it has no lifespan.
+        #: The state that the application's start-up provided for requests; None: no lifespan.
         self.state: dict[str, Any] | None = None
-        #: Why nothing can be sent any more.
+        #: Why the channel is unusable, if it is.
         self.failure: OSError | None = None
 
     def send(self, kind: int, meta: bytes, body: bytes = b"") -> None:
-        """Send a frame; a failure ends the worker, and does not concern the sender."""
+        """Send a frame; an error is not raised here, but ends the worker."""
         try:
             self.resident.send_frame(kind, meta, body, [])
         except OSError as error:
             self.fail(error)
 
     def fail(self, error: OSError) -> None:
-        """Fail: no frame can be received or sent any more."""
+        """Record that the channel is unusable, and stop the loop."""
         self.failure = self.failure or error
         self.loop.stop()
 
     def begins(self, slot: int, number: int) -> None:
-        """A request enters the application from here on."""
+        """Record in the ledger that a request enters the application."""
         app_messages.ENTRY.pack_into(self.ledger, slot * app_messages.ENTRY.size, number)
 
 
@@ -85,8 +83,8 @@ class RequestOutput:
         self.headers = headers
         #: Whether the request is over; its tasks and threads may outlive it.
         self.over = False
-        #: Attribute that `output_routing` expects; code that outlives the request still prints for
-        #: it.
+        #: For `output_routing`. ``closed`` stays False: code that outlives the request still prints
+        #: for it.
         self.link = app.resident
         self.closed = False
         self.meta = b""
@@ -101,7 +99,7 @@ class RequestOutput:
             self.send(data[:end], kind)
 
     def end(self) -> None:
-        """The request is over: nothing may come that completes the last line."""
+        """End the request: send its unfinished line, which nothing may complete."""
         self.over = True
         if self.rest:
             with self.app.printing:
@@ -115,7 +113,7 @@ class RequestOutput:
             self.app.send(kind, self.meta, data[at : at + _FRAME_LIMIT])
 
     def request_id(self) -> bytes:
-        """Return the id that the client gave or the front-end chose; they are equal there."""
+        """Return the request's id, as in the front-end: the client's if valid, else its own."""
         given = b""
         for name, value in self.headers:
             if name == _REQUEST_ID:

@@ -1,12 +1,12 @@
-"""From what LOAD_APP says to an ASGI application.
+"""Loads an ASGI application, or a handler of jobs, as a load message describes it.
 
     directory                        first on ``sys.path``, and the working directory
     file | module, attribute    -->  the application
-    generated                        without its route of ``/execute``
+    generated                        remove its route ``/execute``
 
 `flash build` names generated files after their resource, whose name may be invalid for an import,
-so they are loaded by path. A generated application offers ``POST /execute``, which runs any code
-that is sent to it. That route is removed, and ``/openapi.json`` does not show it.
+so they are loaded by path. A generated application has a route ``POST /execute``, which runs any
+code sent to it. That route is removed, also from ``/openapi.json``.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
     from .exchange import Asgi
 
-#: The route that no deployed application has.
+#: The route that is removed from generated applications.
 _EXECUTE = "/execute"
 
 
 class NotLoaded(Exception):
-    """The file has no application; the message says what it has instead."""
+    """The application or handler does not exist; the message says what exists instead."""
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
     """Create the loop that uvicorn would use: uvloop's if the environment has it."""
     try:
-        # Not the app's own uvloop: its directory is not searched yet.
+        # The environment's uvloop, not a module of the app: its directory is not on the path yet.
         uvloop = importlib.import_module("uvloop")
     except ImportError:
         return asyncio.new_event_loop()
@@ -46,7 +46,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 def load(what: dict[str, Any]) -> Asgi:
-    """The application. Raises whatever the user's modules raise."""
+    """Load the application; raise whatever the user's modules raise."""
     app, _ = _find(what, "ASGI application")
     if what["generated"]:
         without_execute(app)
@@ -54,7 +54,7 @@ def load(what: dict[str, Any]) -> Asgi:
 
 
 def load_handler(what: dict[str, Any]) -> tuple[Callable[..., Any], ModuleType]:
-    """A handler of jobs, and its module. Raises whatever the user's modules raise."""
+    """Load a handler of jobs, and its module; raise whatever the user's modules raise."""
     return _find(what, "handler of jobs")
 
 
@@ -88,7 +88,7 @@ def _module(directory: str, file: str, name: str) -> Any:
     name = file.removesuffix(".py")
     loaded = sys.modules.get(name)
     if getattr(loaded, "__file__", None) == path:
-        return loaded  # its zygote has it
+        return loaded  # imported before
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -99,7 +99,7 @@ def _module(directory: str, file: str, name: str) -> Any:
 
 
 def importable_elsewhere(names: list[str], directory: str) -> list[str]:
-    """Return the modules that do not belong to the app: its zygote may import them beforehand."""
+    """Return the modules that do not belong to the app: a zygote may preload them."""
     within = directory.rstrip("/") + "/"
     found = []
     for name in names:
@@ -110,7 +110,7 @@ def importable_elsewhere(names: list[str], directory: str) -> list[str]:
 
 
 def without_execute(app: Any) -> None:
-    """Take the route out; mounted applications keep theirs, under the paths they are mounted at."""
+    """Remove the route; mounted applications keep theirs, which have longer paths."""
     routes = getattr(getattr(app, "router", None), "routes", None)
     if isinstance(routes, list):
         routes[:] = [one for one in routes if getattr(one, "path", None) != _EXECUTE]

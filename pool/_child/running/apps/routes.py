@@ -1,9 +1,9 @@
-"""The routes that an application has, in the order in which it searches them.
+"""The routes of an application, in the order in which it searches them.
 
     application --routes_of--> [path, methods], ...    WEBSOCKET in place of methods; None: any
 
-Routes of a mounted application come before the mount itself, prefixed with its path. Nothing of the
-framework is imported: objects are recognised by their attributes.
+Routes of a mounted application come before the mount itself, prefixed with its path. No module of
+the framework is imported: objects are recognised by their attributes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     Route = tuple[str, list[str] | None]
 
-#: Mounts in mounts, applications around applications, routes of one application.
+#: Limits: depth of nested mounts or applications; number of routes; length of a path.
 _DEEP = 10
 _MOST = 5000
 _LONG = 1000
 
 
 def routes_of(app: Any) -> list[Route]:
-    """Return the routes, up to the limit; empty if the application has none that can be seen."""
+    """Return the routes, up to the limit; empty if the application shows none."""
     found: list[Route] = []
     try:
         for route in _routes(app, "", _DEEP):
@@ -40,16 +40,14 @@ def _routes(app: Any, prefix: str, deep: int) -> Iterator[Route]:
     for _ in range(_DEEP):
         if isinstance(getattr(app, "routes", None), list):
             break
-        app = getattr(app, "app", None)  # one that is wrapped in another
+        app = getattr(app, "app", None)  # an application wrapped in another
     for route in getattr(app, "routes", None) or ():
         for one in _included(route, _DEEP):
             yield from _of(one, prefix, deep)
 
 
 def _included(route: Any, deep: int) -> Iterator[Any]:
-    """Return the routes of a router that FastAPI has included without copying; else the route
-    itself.
-    """
+    """Yield the routes of a router that FastAPI included without copying; else the route itself."""
     candidates = getattr(route, "effective_candidates", None)
     if candidates is None:
         yield getattr(route, "starlette_route", None) or route

@@ -1,14 +1,14 @@
 """One WebSocket in an app worker: what the application receives and sends.
 
-    REQUEST, MESSAGE*, CLOSING --> messages --> receive()     CREDIT back as it takes them
-    send(accept) --> ACCEPTED    send(send) --> MESSAGE*      as far as there is CREDIT
-    send(close) --> CLOSING      send(http.response.*) --> RESPONSE, PIECE*, as of a request
+    REQUEST, MESSAGE*, CLOSING --> messages --> receive()     CREDIT back for messages read
+    send(accept) --> ACCEPTED    send(send) --> MESSAGE*      as far as CREDIT allows
+    send(close) --> CLOSING      send(http.response.*) --> RESPONSE, PIECE*, as for a request
 
-A message that is longer than a piece travels in several. The received part of an incomplete message
-is credited as soon as the application waits for it; otherwise a message longer than the window
-would never be complete.
+A long message travels in several pieces. The received part of an incomplete message is credited as
+soon as the application waits for the message; otherwise, a message longer than the window would
+never be complete.
 
-If the application sends something invalid, an error is raised in it, with the words of uvicorn.
+If the application sends an invalid message, an exception is raised in it, with uvicorn's message.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from .exchange import Message
     from .link import AppLink
 
-#: Code of a connection that was closed without a status.
+#: Close codes: closed without a status; closed abnormally.
 _NO_STATUS = 1005
 _ABNORMAL = 1006
 
 
 class ClientDisconnected(OSError):
-    """The client has left; frameworks know this exception from other servers."""
+    """The client has disconnected; frameworks know an exception of this name from other servers."""
 
 
 class SocketExchange(Exchange):
@@ -52,21 +52,21 @@ class SocketExchange(Exchange):
         super().__init__(link, frame)
         scope_of_socket(self.scope)
         self.pieces = []
-        #: Complete ones, with what of the window each takes.
+        #: Complete messages: whether text, the data, and its share of the window.
         self.messages: list[tuple[bool, bytes, int]] = []
         self.uncredited = 0
         self.connected = False
         self.accepted = False
-        #: Whether either side has closed it, with what code, and why.
+        #: Whether either side has closed the WebSocket, the close code, and the reason.
         self.closed = False
         self.code = _NO_STATUS
         self.reason = ""
         self.sending = asyncio.Lock()
 
-    # What came.
+    # From the client.
 
     def take_message(self, piece: bytes, flags: int) -> None:
-        """A piece of a message."""
+        """Receive a piece of a message."""
         self.pieces.append(piece)
         self.uncredited += app_messages.weight(piece)
         if not flags & app_messages.MORE:
@@ -77,7 +77,7 @@ class SocketExchange(Exchange):
         self.wake()
 
     def close(self, code: int, reason: str) -> None:
-        """Note that the client has closed the WebSocket, or has left."""
+        """Note that the client has closed the WebSocket, or has disconnected."""
         self.gone = True
         self.end(code, reason)
 
@@ -86,10 +86,10 @@ class SocketExchange(Exchange):
             self.closed, self.code, self.reason = True, code, reason
         self.wake()
 
-    # What the application does.
+    # From the application.
 
     async def receive(self) -> Message:
-        """The connection, its messages, and its end, once."""
+        """Return the next event: the connection, each message, or, once, the disconnect."""
         if not self.connected:
             self.connected = True
             return {"type": "websocket.connect"}
@@ -172,7 +172,7 @@ class SocketExchange(Exchange):
         if len(data) <= app_messages.PIECE and self.room > 0 and not self.sending.locked():
             self.send_part(data, flags)
             return
-        async with self.sending:  # tasks of the application may send at once
+        async with self.sending:  # several tasks of the application may send concurrently
             view = memoryview(data)
             end = 0
             while True:
@@ -195,7 +195,7 @@ class SocketExchange(Exchange):
         self.end(code, reason)
         self.link.send(wire.CLOSING, app_messages.pack_closing(self.number, code, reason))
 
-    # Its task.
+    # The WebSocket's task.
 
     def how_it_returned(self) -> int:
         if self.accepted or self.closed or self.answered or self.gone:
@@ -210,7 +210,7 @@ class SocketExchange(Exchange):
 
 
 def exchange_of(link: AppLink, frame: wire.Frame) -> Exchange:
-    """A request, or a WebSocket."""
+    """Create the exchange of a request, or of a WebSocket."""
     flags = frame.meta[wire.NUMBER.size]
     return (SocketExchange if flags & app_messages.SOCKET else Exchange)(link, frame)
 

@@ -1,1 +1,1 @@
-"""An app worker that runs jobs: the handler of a queue's resource in place of an application."""
+"""An app worker that runs jobs: it has the handler of a queue resource, and no application."""

@@ -1,12 +1,12 @@
-"""Replaces the user's function or instance in a generated handler by one that runs in its place.
+"""Replaces the user's function or instance in a generated handler, so that it runs in its place.
 
     name = importlib.import_module(...).name     a function
     _instance = Name()                           an instance, with a method for each job
 
-Handlers that `flash build` generates bind these objects as globals and call them with the job's
-input as keyword arguments. The handler for several concurrent jobs awaits every result, and so
-fails for functions that are not coroutines: the replacement can always be awaited. The client sends
-arguments that it cannot name as a list called ``args``.
+Handlers that `flash build` generates hold these objects as globals and call them with the job's
+input as keyword arguments. The handler for several concurrent jobs awaits every result, which fails
+for functions that are not coroutines; results of the replacements can always be awaited. The client
+sends arguments that it cannot name as a list called ``args``. For places, see `places`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ARGS = "args"
 
 
 def bind(module: ModuleType, names: list[str], *, awaits: bool) -> None:
-    """Replace what the handler of a module calls; ``awaits``: whether it is a coroutine function."""
+    """Replace the functions that a handler calls; ``awaits``: it is a coroutine function."""
     place = _awaitable if awaits else _plain
     names_of = vars(module)
     if _INSTANCE in names_of:
@@ -50,7 +50,7 @@ class _BoundInstance:
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap for a handler that is not a coroutine, which runs in a place already."""
+    """Wrap a function for a handler that is not a coroutine, and so runs in a place already."""
 
     @functools.wraps(function)
     def call(**kwargs: Any) -> Any:
@@ -61,7 +61,7 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _awaitable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap for a handler that is a coroutine, on its loop."""
+    """Wrap a function for a handler that is a coroutine, and so runs on the loop."""
     on_loop = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
     @functools.wraps(function)
@@ -83,7 +83,7 @@ def _positional(function: Callable[..., Any], kwargs: dict[str, Any]) -> list[An
         return []
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # of C, without one
+    except (TypeError, ValueError):  # a C function without a signature
         return []
     kinds = {one.kind for one in parameters}
     named = any(

@@ -1,10 +1,10 @@
-"""A handler of jobs as an ASGI application: each job is a request, its news are the pieces of the answer.
+"""A handler of jobs as an ASGI application: a job is a request, its records are the answer's body.
 
     body --> job --> handler(job) --> value      --> RESULT
                                   --> generator  --> ITEM, ITEM, ... RESULT (the list)
-                     it raises, or this is no JSON --> FAILED
+                                  --> exception, or a value that is not JSON --> FAILED
 
-A job has one last record, whatever the handler does, but for what ends the process.
+A job has exactly one last record, whatever the handler does, unless the process exits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 #: The key of a job's number in its scope.
 NUMBER = "flashpool.number"
-#: Marks the end of a generator.
+#: Stands for the end of a generator.
 _END = object()
 _RESULT = "the result"
 _CHARACTERS = 200_000
@@ -50,7 +50,7 @@ class JobApplication:
         self.place = place
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """See one job through."""
+        """Run one job to its end."""
         output = output_routing.begin(self.link, scope[NUMBER])
         answer = _JobAnswer(scope, send, output)
         try:
@@ -68,12 +68,12 @@ class JobApplication:
             output.close()
 
     async def run(self, answer: _JobAnswer, job: dict[str, Any]) -> None:
-        """Raises what the handler raises."""
+        """Run the handler, and send its result; raise whatever the handler raises."""
         given = job["input"]
         if given is None:
             given = job["input"] = {}
         if self.awaits and not isinstance(given, dict):
-            # The words of the handler that is not a coroutine; this one would raise.
+            # The message of the handler that is not a coroutine; the coroutine would raise.
             words = f"Malformed input: expected dict, got {type(given).__name__}"
             await answer.finish({"success": False, "error": words})
             return
@@ -146,7 +146,7 @@ class _JobAnswer:
         await self.send({"type": "http.response.body", "body": piece, "more_body": not last})
 
     async def finish(self, value: Any) -> None:
-        """Send the result."""
+        """Send the result; a failure if it cannot be encoded."""
         try:
             body = json_results.encode(value, _RESULT)
         except json_results.NotJson as error:
@@ -168,7 +168,7 @@ class _JobAnswer:
         await self.fail("ResultTooLarge", words)
 
     async def fail(self, error_type: str, error: str, *, user: bool = False) -> None:
-        """Send a failure."""
+        """Send a failure, unless the last record was sent."""
         if self.over:
             return
         told = {"error_type": error_type, "error": error, "user": user}

@@ -1,9 +1,9 @@
-"""A worker that has a handler of jobs: an app worker with another way to load, and a main thread to lend.
+"""A worker with a handler of jobs: an app worker that loads differently, and lends its main thread.
 
     LOAD_JOBS    -> module -> handler -> LOADED
     REQUEST n    -> a job: `job_application`
 
-The module is loaded while no loop runs, as if it were started as a program.
+The module is loaded while no loop runs, as if a program imported it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def live(channel: Channel, load: wire.Frame) -> None:
-    """Load, serve, close."""
+    """Load the handler, run jobs, and close."""
     app_worker.see_through(JobWorker(channel, load))
 
 
@@ -45,24 +45,24 @@ class JobWorker(app_worker.AppWorker):
         """Load the handler."""
         output_routing.route()
         handler, module = loading.load_handler(self.what)
-        asyncio.set_event_loop(self.loop)  # an import that ran one has taken it away
+        asyncio.set_event_loop(self.loop)  # an import that ran a loop has unset it
         awaits = inspect.iscoroutinefunction(handler)
         binding.bind(module, self.what["functions"], awaits=awaits)
         self.app = JobApplication(handler, self.place, self.resident)
 
     def turn(self, own: asyncio.Task[Any] | None = None) -> None:
-        """Run the loop until it is stopped, then what it was stopped for."""
+        """Run the loop until it is stopped, then functions that wait for the main thread."""
         super().turn(own)
         self.main.work()
 
     def take(self, frame: wire.Frame) -> None:
-        """Handle a frame; a job learns its number, which identifies its output."""
+        """Handle a frame; put a job's number, which identifies its output, into its scope."""
         super().take(frame)
         if frame.kind == wire.REQUEST:
             number, *_ = app_messages.unpack_request(frame.meta)
             self.link.exchanges[number].scope[NUMBER] = number
 
     def cancel(self, exchange: Exchange) -> None:
-        """Cancel a job; its answer to that is not awaited."""
+        """Cancel a job; nobody waits for its answer any more."""
         exchange.leave()
         super().cancel(exchange)

@@ -1,7 +1,7 @@
 """Encodes a handler's result as JSON, or names the part that JSON cannot express.
 
-The text is that of `json.dumps`, except for values that only Python can read: NaN and the
-infinities, half of a surrogate pair, and lists nested more deeply than readers of JSON support.
+The text is that of `json.dumps`. Values that only Python could read are refused: NaN and the
+infinities, half of a surrogate pair, and lists nested more deeply than other JSON readers support.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-#: Lists and dictionaries in one another, at most.
+#: Most levels of nested lists and dictionaries.
 DEPTH = 200
 #: Most characters of a path and of a key in it; most places that are searched.
 _PLACE = 300
@@ -30,10 +30,10 @@ class NotJson(Exception):
 
 
 def encode(value: Any, name: str) -> bytes:
-    """The value as JSON; ``name`` is what the value is called in the message.
+    """Return the value as JSON; ``name``: what an error message calls the value.
 
     Raises:
-        NotJson: it cannot be one.
+        NotJson: the value cannot be expressed as JSON.
     """
     try:
         text = json.dumps(value, allow_nan=False)
@@ -83,7 +83,7 @@ def _problem(value: Any, name: str) -> str:
 
 
 def _of_atom(place: str, value: Any) -> str:
-    """Return the problem of a value itself, without its members."""
+    """Return the problem of a value itself, apart from its members."""
     if isinstance(value, (dict, list, tuple)):
         return ""
     if isinstance(value, str):
@@ -123,14 +123,14 @@ def _inner(place: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def class_of_value(value: Any) -> str:
-    """Return the name of a value's class, without calling its code."""
+    """Return the name of a value's class, without running user code."""
     return class_of(value) if isinstance(value, BaseException) else type(value).__qualname__
 
 
 def _key(key: Any) -> str:
     try:
         text = repr(key)
-    except BaseException:  # a class of the user's
+    except BaseException:  # the user's class has a broken repr
         text = f"a {class_of_value(key)}"
     return text if len(text) <= _KEY else f"{text[:_KEY]}..."
 

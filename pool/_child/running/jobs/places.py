@@ -1,12 +1,11 @@
-"""Where functions of jobs run: coroutines together on the loop, other functions beside it.
+"""Where functions of jobs run: coroutines together on the loop, other functions in a place.
 
-    one job at a time    on the main thread, as the platform's own loop has it, while the loop stands
-    more                 each on a thread of its own
+    one job at a time    on the main thread, while the loop stands still, as on the platform
+    several              each on a thread of its own
 
 Code with an affinity to the main thread (signals, a database connection that an import created)
-works in the first case as it does without flashpool; and no loop runs there, so that
-``asyncio.run`` works, too. A function that is not a coroutine cannot be cancelled: waiting for it
-means waiting for its end.
+works in the first case as it does without flashpool. No loop runs there, so that ``asyncio.run``
+works, too. A function that is not a coroutine cannot be cancelled: cancelling waits for its end.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import os
 import threading
 from collections import deque
 
-# A late import would find a `queue` of the user's.
+# Not imported late, when it would find a `queue.py` of the user's.
 from concurrent.futures.thread import ThreadPoolExecutor
 
 TYPE_CHECKING = False
@@ -32,14 +31,14 @@ if TYPE_CHECKING:
         """Where functions of jobs that are not coroutines run."""
 
         def begin(self, ended: asyncio.Future[End], work: Callable[[], End]) -> None:
-            """Run it, now or soon; the future gets its end."""
+            """Run ``work``, now or soon, and set the future to its end."""
 
         def see_through(self, begin: Callable[[], asyncio.Task[End]]) -> End:
-            """Start a task on the loop and wait for it; called by such a function."""
+            """Start a task on the loop and wait for it; called by a function that runs here."""
 
 
 class JobCall:
-    """One job: its context, and what to cancel with it."""
+    """One job: its context, and the task to cancel with it."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -51,9 +50,9 @@ class JobCall:
         self.context = contextvars.copy_context()
 
     async def away(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function that is not a coroutine; return when it is over, even if cancelled."""
+        """Call a function that is not a coroutine; return after its end, even if cancelled."""
         ended: asyncio.Future[End] = self.loop.create_future()
-        # An end is a value until it is back: a future takes no StopIteration.
+        # Exceptions travel as values, because a future refuses StopIteration.
         self.place.begin(ended, lambda: self.context.run(_end_of, function, args))
         cancelled = False
         while not ended.done():
@@ -68,7 +67,7 @@ class JobCall:
         return _value(ended.result())
 
     def see_through(self, awaitable: Awaitable[Any]) -> Any:
-        """Wait for what a function returned; for the place where that ran."""
+        """Wait for an awaitable that a function returned; called in the place where it ran."""
 
         def begin() -> asyncio.Task[End]:
             task = self.inner = self.loop.create_task(_awaited(awaitable))
@@ -84,7 +83,7 @@ _current: contextvars.ContextVar[JobCall] = contextvars.ContextVar("flashpool_jo
 
 
 def current() -> JobCall:
-    """The job that this belongs to."""
+    """Return the job that the running code belongs to."""
     return _current.get()
 
 
@@ -109,16 +108,16 @@ def _value(end: End) -> Any:
     try:
         raise value
     finally:
-        del end, value  # a traceback that holds itself
+        del end, value  # breaks a cycle: the traceback's frame holds the exception
 
 
 class OnMain:
-    """The main thread, while the loop stands; its owner calls `work` then."""
+    """The main thread, while the loop stands still; the owner calls `work` then."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, turn: Callable[[asyncio.Task[Any]], None]
     ) -> None:
-        """``turn`` runs the loop until it is stopped."""
+        """``turn``: runs the loop until it is stopped."""
         self._loop = loop
         self._turn = turn
         self._pid = os.getpid()
@@ -130,7 +129,7 @@ class OnMain:
         self._loop.stop()
 
     def work(self) -> None:
-        """Run queued functions, and undo what they did to the main thread's loop."""
+        """Run queued functions; after each, set the main thread's event loop again."""
         while self._waiting:
             ended, work = self._waiting.popleft()
             end = work()
@@ -149,7 +148,7 @@ class OnMain:
 
 
 class OnThreads:
-    """A number of threads."""
+    """A fixed number of threads."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         self._loop = loop
@@ -181,7 +180,7 @@ class OnThreads:
 
 
 def _leave_if_forked(pid: int) -> None:
-    """A job forked, and its child came back here too: only the first process may answer."""
+    """Exit if this is a process that a job forked: only the original process may answer."""
     if os.getpid() != pid:
         os._exit(0)
 

@@ -1,1 +1,1 @@
-"""Values that only this process knows, pickled by value: cloudpickle's way, put right where it refuses or loses something."""
+"""Pickles by value what only this process has: cloudpickle, with fixes where it fails."""

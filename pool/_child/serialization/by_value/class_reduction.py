@@ -1,9 +1,9 @@
-"""Restores what cloudpickle loses of a class that is pickled by value.
+"""Preserves what cloudpickle loses of a class that is pickled by value.
 
 cloudpickle creates an empty class with the same bases, then sets its attributes. That loses the
-qualified name of a nested class, attributes that equal those of a base, aliases, attributes and
-combined members of enums. It fails for private slots, for builtin types that their module has under
-another name, and if a base or metaclass needs keywords of the ``class`` statement.
+qualified name of a nested class, attributes equal to those of a base, and, of enums, aliases,
+attributes and combined members. It fails for private slots, for builtin types that have another
+name in their module, and if a base or metaclass needs keywords of the ``class`` statement.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MEMBER = frozenset(
 
 
 def reduce(cls: type, reduced: Reduced) -> Reduced:
-    """cloudpickle's reduction of a class, completed."""
+    """Complete cloudpickle's reduction of a class."""
     if not is_by_value(reduced):
         return reduced
     if (place := _under_another_name(cls)) is not None:
@@ -40,7 +40,7 @@ def reduce(cls: type, reduced: Reduced) -> Reduced:
     kwargs["__qualname__"] = cls.__qualname__
     for key, value in vars(cls).items():
         if type(value) is types.MemberDescriptorType:
-            attributes.pop(key, None)  # of a slot: making the class makes it
+            attributes.pop(key, None)  # of a slot: creating the class creates it
         elif key not in attributes and not key.startswith(("__", "_abc_")):
             attributes[key] = value
     arguments = meta, name, bases, kwargs, *tracked
@@ -57,7 +57,7 @@ def is_by_value(reduced: Reduced) -> bool:
 
 
 def _under_another_name(cls: type) -> tuple[types.ModuleType, str] | None:
-    """Return where a type is whose own name is wrong: the type of locks is ``_thread.LockType``."""
+    """Find a type whose own name is wrong: the type of locks is ``_thread.LockType``."""
     module = sys.modules.get(cls.__module__)
     if module is None or cls.__module__ in BY_VALUE:
         return None
@@ -86,9 +86,7 @@ def _own(member: Any) -> dict[str, Any]:
 
 
 def fill_enum(cls: Any, state: Any) -> None:
-    """Set the attributes that the class's own ``__new__`` or ``__init__`` had set in
-    each member.
-    """
+    """Set the attributes that the class's ``__new__`` or ``__init__`` had set in each member."""
     fill, attributes, own = state
     fill(cls, attributes)
     for name, values in own.items():
@@ -96,19 +94,20 @@ def fill_enum(cls: Any, state: Any) -> None:
 
 
 def _has_hooks(cls: type) -> bool:
-    """Return whether code of a program or library runs when such a class is created."""
+    """Return whether creating this class runs code from outside the standard library."""
     hooks = [base for base in cls.__mro__[1:] if "__init_subclass__" in vars(base)]
     makers = [type(cls), *hooks]
     return any(one.__module__ not in sys.stdlib_module_names for one in makers)
 
 
 def make_class(make: Any, arguments: Any) -> Any:
-    """Create a class like cloudpickle; skip hooks that need keywords, which are no longer known."""
+    """Create a class like cloudpickle; skip hooks that need keywords, which are not known here."""
     try:
         return make(*arguments)
     except TypeError:
         pass
-    # Not the modules: their compiled form depends on what the file imports, see `cross_version`.
+    # Import names, not modules: compiled code must not depend on this file's imports, see
+    # `cross_version`.
     from abc import ABCMeta
     from types import resolve_bases
 
@@ -120,14 +119,14 @@ def make_class(make: Any, arguments: Any) -> Any:
     if resolved is not bases:
         namespace["__orig_bases__"] = bases
     new = ABCMeta.__new__ if issubclass(meta, ABCMeta) else type.__new__
-    # `type.__new__` calls the hook of the first base: it says nothing for as long.
+    # `type.__new__` calls the hook of the first base, which is replaced meanwhile.
     first = resolved[0] if resolved else object
     before = vars(first).get("__init_subclass__")
     hushed = first is not object
     try:
         type.__setattr__(first, "__init_subclass__", classmethod(lambda _, **__: None))
     except TypeError:
-        hushed = False  # a builtin type, which has none
+        hushed = False  # a builtin type, which has no such hook
     try:
         made = new(meta, name, resolved, namespace)
     finally:

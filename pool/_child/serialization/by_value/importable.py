@@ -1,7 +1,6 @@
 """Finds where another process can import an object: by its own name, or from a module that has it.
 
-For objects pickled by value, and so with cloudpickle, which has a list of modules to pickle by
-value.
+Used with cloudpickle, which keeps a list of modules to pickle by value.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: Objects that were looked for in modules, kept so that their ids stay theirs; the oldest go first.
+#: Objects that were searched for in modules; kept, so that ids stay unique. The oldest are dropped.
 _places: OrderedDict[int, tuple[object, tuple[types.ModuleType, str] | None]] = OrderedDict()
 _PLACES = 1000
 
 
 def is_importable(obj: Any) -> bool:
-    """Return whether another process finds this very object by its name."""
+    """Return whether another process can import this object by its own name."""
     module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
     if not isinstance(module, str) or module in BY_VALUE or not isinstance(name, str):
         return False
@@ -42,7 +41,7 @@ def _is_taken_by_value(module: str) -> bool:
 
 
 def place_of(obj: object) -> tuple[types.ModuleType, str] | None:
-    """The module that can be imported and has this object, and under which name."""
+    """Return an importable module that has this object, and its name there."""
     known = _places.get(id(obj))
     if known is not None and (known[1] is None or _is_at(obj, *known[1])):
         return known[1]
@@ -54,7 +53,7 @@ def place_of(obj: object) -> tuple[types.ModuleType, str] | None:
 
 
 def _is_at(obj: object, module: types.ModuleType, name: str) -> bool:
-    """Return whether the object is still there: a program may have given the name another value."""
+    """Return whether the module still has the object: a program may have changed the value."""
     return vars(module).get(name) is obj
 
 

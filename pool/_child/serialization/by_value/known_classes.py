@@ -1,9 +1,9 @@
-"""Unpickles, and leaves the classes that this process has as they are.
+"""Unpickles, and leaves existing classes unchanged.
 
 A class that was pickled by value comes back in a result, or comes again with arguments. cloudpickle
 finds the existing class, and sets all its attributes again: to the values of the other process, and
-to methods whose global variables are copies. Here the existing class stays unchanged: changes that
-a process made to its class are its own.
+to methods whose global variables are copies. Here the existing class stays unchanged: each process
+keeps the changes that it made to its class.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 _NAMED = b"cloudpickle.cloudpickle"
-#: Larger pickles are not searched for that name.
+#: Larger pickles are not searched for this name.
 _SEARCHED = 1024 * 1024
 
 
 def load(data: bytes | memoryview, *, buffers: Iterable[memoryview] = ()) -> Any:
-    """Unpickle what a program or a call made."""
-    # Without cloudpickle, no class that came by value is here.
+    """Unpickle a value that a program or a call pickled."""
+    # Without cloudpickle, this process has no class that was pickled by value.
     if "cloudpickle.cloudpickle" not in sys.modules:
         return loads(data, buffers=buffers)
     if len(data) <= _SEARCHED and _NAMED not in bytes(data):
@@ -34,9 +34,9 @@ def load(data: bytes | memoryview, *, buffers: Iterable[memoryview] = ()) -> Any
 
 
 class ClassKeeper(Unpickler):
-    """Fills classes that are new, and no others."""
+    """An unpickler that sets attributes only in new classes."""
 
-    #: Called with each class that is filled.
+    #: Called with each new class, once its attributes are set.
     on_class: Callable[[type], None] | None = None
 
     def __init__(self, file: BytesIO, buffers: Iterable[memoryview] = ()) -> None:

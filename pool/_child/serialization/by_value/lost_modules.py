@@ -1,7 +1,7 @@
-"""Modules that are loaded, but that no other process would find by their names.
+"""Loaded modules that another process would not find by their names.
 
-Such modules are made by hand, loaded from a path, or by a test runner: their contents are pickled
-by value.
+A program created such a module itself, loaded it from a path, or is a test runner. The contents of
+these modules are pickled by value.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _findable: dict[str, bool] = {"__main__": True, "builtins": True}
 
 
 def is_lost(name: object) -> bool:
-    """Return whether a module of that name is loaded and would not be found again."""
+    """Return whether a module of that name is loaded, but another process would not find it."""
     if type(name) is not str:
         return False
     found = _findable.get(name)
@@ -43,10 +43,10 @@ def take_by_value_if_lost(name: object) -> None:
 
 
 def _is_in_place(name: str, module: object, file: str | None) -> bool:
-    """Return whether its file is where an import looks; most are, and need no search."""
+    """Return whether the module's file is in its usual place, so that no search is needed."""
     origin = getattr(getattr(module, "__spec__", None), "origin", None)
     if origin in {"built-in", "frozen"}:
-        # Python 3.13 has `_collections_abc` as `collections.abc`, with the file of the former.
+        # In Python 3.13, `collections.abc` is `_collections_abc`, with the file of the latter.
         return True
     if type(file) is not str:
         return False
@@ -57,7 +57,7 @@ def _is_in_place(name: str, module: object, file: str | None) -> bool:
 
 
 def _can_be_found(name: str, file: str | None) -> bool:
-    """Search anew, as if the module were not loaded; another file of that name does not count."""
+    """Search as if the module were not loaded; another file of that name does not count."""
     path: Sequence[str] | None = None
     spec: ModuleSpec | None = None
     parts = name.split(".")
@@ -67,7 +67,7 @@ def _can_be_found(name: str, file: str | None) -> bool:
             return False
         path = spec.submodule_search_locations
         if path is None and count < len(parts):
-            # Not a package, so its parent created the module otherwise (like os.path).
+            # The parent is not a package, so it created the module itself (like os.path).
             return True
     return spec is not None and _is_same_file(spec.origin, file)
 
@@ -78,7 +78,7 @@ def _search(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
         try:
             spec: ModuleSpec | None = finder.find_spec(name, path)
         except Exception:
-            continue  # a finder of the program's; the next one may know
+            continue  # a finder of the program failed; the next finder may succeed
         if spec is not None:
             return spec
     return None

@@ -1,17 +1,17 @@
-"""cloudpickle's pickler, where it refuses or loses what a program has, put right.
+"""cloudpickle's pickler, with fixes for objects that it refuses or does not preserve.
 
-    callables that go by name   `functools.lru_cache`, `typing.NewType`, sentinels  -> what they are made of
-    made anew                   locks, `threading.local`, thread pools              -> only where code holds them
-    kept weakly                 `weakref.ref` and its containers, dispatch caches   -> what they hold now
-    classes                     see `class_reduction`
+    pickled by name  `functools.lru_cache`, `typing.NewType`, sentinels  -> by their parts
+    recreated        locks, `threading.local`, thread pools              -> only if code holds them
+    weak             `weakref.ref` and its containers, dispatch caches   -> by their contents
+    classes          see `class_reduction`
 
-The reader has cloudpickle, but no flashpool: functions that rebuild an object are in the standard
-library, or are pickled by value. This module imports cloudpickle, so the first value that needs it
-imports this module.
+The reader has cloudpickle, but not flashpool: functions that rebuild an object are in the standard
+library, or are pickled by value. This module imports cloudpickle, so it is imported only when a
+value needs it.
 
-A lock in an argument or a result is refused, as in pickle: its sender wants to share it. A lock in
-a global variable of a function belongs to each process, as it would if the process had imported the
-program.
+A lock in an argument or a result is refused, as in pickle, because its sender wants to share it. A
+lock in a global variable of a function is recreated: each process has its own, as if it had
+imported the program.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Pickler"]
 
-#: Modules whose objects may hold locks; those are looked for there.
+#: Modules whose objects may hold locks: their attributes are searched, too.
 _HOLDERS = frozenset(("threading", "queue", "functools"))
-#: Position of the file's name among the arguments of `types.CodeType`.
+#: Position of the file name among the arguments of `types.CodeType`.
 _FILENAME = 10
 
-#: How to reduce objects of a type; None: cloudpickle's way.
+#: How to reduce objects of a type; None: as cloudpickle does.
 _known: dict[type, Reducer | None] = {}
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Takes what a program holds.
+    """Pickles by value what the reader cannot import.
 
     ``anew``: recreate locks and similar objects wherever they are. ``by_name``: pickle values of
-    functions' global variables by name if an importable module has them, too.
+    functions' global variables by name, if an importable module has them, too.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(file, protocol=protocol, buffer_callback=buffer_callback)
         self.anew = anew
         self.by_name = by_name
-        #: Functions that go by value, when going by name.
+        #: With ``by_name``: functions that were pickled by value.
         self.functions: list[types.FunctionType] = []
         self._places: dict[int, tuple[types.ModuleType, str]] = {}
-        #: Ids of what code holds: in a global variable, a closure or a class.
+        #: Ids of objects that code holds: in a global variable, a closure or a class.
         self._held: set[int] = set()
 
     def reducer_override(self, obj: Any) -> Any:
-        """Called for all but builtin types; NotImplemented means "as pickle does"."""
+        """See `pickle.Pickler`; NotImplemented means "as pickle does"."""
         if self._places and (place := self._places.get(id(obj))) is not None:
             return getattr, place
         kind = type(obj)
@@ -106,26 +106,24 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return reduced
 
     def hold(self, values: Iterable[object]) -> None:
-        """Remember that code holds these."""
+        """Record that code holds these objects."""
         for value in values:
             self._held.add(id(value))
             if type(value).__module__ in _HOLDERS:
                 self.hold(list(getattr(value, "__dict__", {}).values()))
 
     def may_make_anew(self, obj: object) -> bool:
-        """Return whether a copy may be a new object."""
+        """Return whether the reader may recreate this object."""
         return self.anew or id(obj) in self._held
 
     def by_value(self, func: types.FunctionType) -> Any:
-        """Return a function of this package so that it is pickled by value, because no reader can
-        import it.
-        """
+        """Reduce a function of this package by value, because readers cannot import it."""
         return super()._dynamic_function_reduce(func)
 
 
 def _named_submodules(code: types.CodeType, names: dict[str, Any]) -> list[types.ModuleType]:
-    """Return submodules that the code gets by ``getattr(package, "name")``; cloudpickle finds
-    others.
+    """Return submodules that the code gets by ``getattr(package, "name")``, which cloudpickle does
+    not find.
     """
     packages = [one for one in names.values() if isinstance(one, types.ModuleType)]
     texts = [one for one in code.co_consts if isinstance(one, str) and one.isidentifier()]
@@ -137,10 +135,10 @@ def _content(cell: types.CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:
-        return None  # it is empty
+        return None  # the cell is empty
 
 
-# -- By their types -----------------------------------------------------------------------
+# -- Reducers, by type --------------------------------------------------------------------
 
 
 def _reducer_of(kind: type) -> Reducer | None:
@@ -166,9 +164,7 @@ def _reduce_function(pickler: Pickler, func: Any) -> Reduced:
 
 
 def _reduce_code(_: Pickler, code: types.CodeType) -> Reduced:
-    """Keep the name of the file, which some versions of cloudpickle replace by
-    ``<dynamic-code>``.
-    """
+    """Keep the file name, which some versions of cloudpickle replace by ``<dynamic-code>``."""
     make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
     before, after = arguments[:_FILENAME], arguments[_FILENAME + 1 :]
     return make, (*before, code.co_filename, *after)
@@ -177,8 +173,8 @@ def _reduce_code(_: Pickler, code: types.CodeType) -> Reduced:
 def _reduce_cached(_: Pickler, cached: Any) -> Reduced:
     if is_importable(cached):
         return NotImplemented
-    # A function may call itself by the name under which it is cached: pickle writes the cached
-    # function once, when it is finished, and takes it from there.
+    # A function may refer to its cached form by name. pickle's memo handles that: the cached
+    # function is written once.
     limits = getattr(cached, "cache_parameters", cached.cache_info)()
     maxsize = limits["maxsize"] if isinstance(limits, dict) else limits.maxsize
     typed = isinstance(limits, dict) and limits["typed"]
@@ -188,7 +184,7 @@ def _reduce_cached(_: Pickler, cached: Any) -> Reduced:
 
 
 def _reduce_cached_property(_: Pickler, cached: Any) -> Reduced:
-    # Up to Python 3.11 it has a lock, which its making brings.
+    # Up to Python 3.11 the object has a lock, which the constructor creates.
     state = {name: value for name, value in vars(cached).items() if name != "lock"}
     return functools.cached_property, (cached.func,), state
 
@@ -226,9 +222,7 @@ def _fill_dispatcher(dispatcher: Any, state: Any) -> None:
 
 
 def _reduce_descriptor(base: Any, _: Pickler, obj: Any) -> Reduced:
-    """Reduce an object whose class derives from ``base``, and whose constructor may
-    take anything.
-    """
+    """Reduce an object of a class derived from ``base``, without calling its constructor."""
     parts: tuple[Any, ...] = (obj.__func__,) if base is not property else ()
     if base is property:
         parts = (obj.fget, obj.fset, obj.fdel)
@@ -244,7 +238,7 @@ def _fill_descriptor(descriptor: Any, state: Any) -> None:
 
 
 def _reduce_named(_: Pickler, obj: Any) -> Reduced:
-    """Reduce an object of the program whose class refers to it by a global name."""
+    """Reduce an object of the program whose class reduces it to a global name."""
     reduced = obj.__reduce_ex__(5)
     if not isinstance(reduced, str):
         return reduced
@@ -304,7 +298,7 @@ def _set_variable(variable: Any, state: Any) -> None:
 
 
 def _reduce_sentinel(_: Pickler, obj: object) -> Reduced:
-    """``object()``, or a mark of `dataclasses`: it is compared by identity."""
+    """Reduce ``object()``, or a sentinel of `dataclasses`, which are compared by identity."""
     place = place_of(obj)
     return NotImplemented if place is None else (getattr, place)
 
@@ -316,7 +310,7 @@ def _reduce_manager(_: Pickler, manager: Any) -> Reduced:
     return type(manager), (manager.func, manager.args, manager.kwds)
 
 
-# -- Made anew ------------------------------------------------------------------------------
+# -- Recreated objects ----------------------------------------------------------------------
 
 
 def _anew(make: Callable[[Any], Reduced]) -> Reducer:

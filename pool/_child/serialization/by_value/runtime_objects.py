@@ -10,29 +10,29 @@ if TYPE_CHECKING:
 
 
 def make_local(local: Any) -> Reduced:
-    """Create a `threading.local` with this thread's values."""
+    """Reduce a `threading.local` to a new one with this thread's values."""
     return type(local), (), dict(local.__dict__) or None
 
 
 def make_threads(threads: Any) -> Reduced:
-    """A thread pool of the same size, whose threads begin with its first task."""
+    """Reduce a thread pool to a new one of the same size, which has no threads yet."""
     names = ("_max_workers", "_thread_name_prefix", "_initializer", "_initargs")
     return type(threads), tuple(getattr(threads, name) for name in names)
 
 
 def reduce_weak(_pickler: object, reference: Any) -> Reduced:
-    """Reduce a weak reference: it lives as long as another sent object refers to its target."""
+    """Reduce a weak reference: at the reader, another pickled object must keep its target alive."""
     target = reference()
-    # Nothing else refers to this set.
+    # A dead reference becomes one to a set that nothing else refers to.
     return type(reference), (set() if target is None else target,)
 
 
 def reduce_weak_method(_pickler: object, reference: Any) -> Reduced:
-    """Reduce a weak bound method; one whose object is gone cannot be recreated."""
+    """Reduce a weak bound method; if its object is gone, it cannot be recreated."""
     method = reference()
     return NotImplemented if method is None else (type(reference), (method,))
 
 
 def reduce_weak_items(_pickler: object, items: Any) -> Reduced:
-    """A weak dictionary: what it has now."""
+    """Reduce a weak dictionary to its current items."""
     return type(items), (), None, None, iter(list(items.items()))
