@@ -1,4 +1,4 @@
-"""``flashpool health`` and ``flashpool stats``: what the admin listener of a server says."""
+"""``flashpool health`` and ``flashpool stats``: print answers of a server's admin listener."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def stats(context: click.Context, url: str | None, as_json: bool) -> None:
 
 
 def _health(client: AdminClient) -> tuple[str, bool]:
-    """A sentence, and whether calls start at once.
+    """Return a sentence, and whether calls start at once.
 
     Raises:
-        AdminUnreachable: nobody answers.
+        AdminUnreachable: no listener answers.
     """
     status, body = client.status("/readyz")
     if status == _OK:

@@ -48,17 +48,17 @@ if not callable({function}):
 _REMEDY: Final = "name the package that provides it in --with"
 #: Names of limits in messages, and the matching options of this command.
 _OPTIONS: Final = {"timeout_s": "--timeout", "memory_mb": "--memory-mb"}
-#: The last output in a message is at most that long.
+#: Most bytes of shown output that are kept, to find them in an error message again.
 _SHOWN_KEPT: Final = 16 * 1024
 
 
 class UsageError(Exception):
-    """The command line names no function, or no JSON."""
+    """The command line does not name a function, or its arguments are invalid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A function, where it lives, and the request that calls it."""
+    """A function, the folder of its file, and the request that calls it."""
 
     function: str
     folder: str
@@ -131,7 +131,7 @@ def _check_file(path: str) -> None:
 
 
 class _Live:
-    """A sink that copies output to stderr as it comes."""
+    """A sink that copies output to stderr as it arrives."""
 
     wants_output = True
 
@@ -141,7 +141,7 @@ class _Live:
         self.shown = b""
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
-        """Pass it on."""
+        """Copy output to stderr."""
         self.shown = (self.shown + chunk)[-_SHOWN_KEPT:]
         sys.stderr.buffer.write(chunk)
         sys.stderr.buffer.flush()
@@ -151,13 +151,13 @@ class _Live:
         self.output(f"{line}\n".encode("utf-8", "backslashreplace"))
 
     def environment_ready(self) -> None:
-        """Ignored: the call starts soon."""
+        """Ignore: the call starts soon."""
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """Ignored: the items of a generator come as a list."""
+        """Ignore: the result contains the items of a generator as a list."""
 
     def done(self, outcome: Outcome) -> None:
-        """The end."""
+        """Set the outcome."""
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
@@ -177,7 +177,7 @@ def run(
         max_spares=1,
         call_timeout_s=None,
         extra_path=(request.folder,),
-        # The user's own shell: their program sees what it would see without us.
+        # The call sees all variables of the user's shell, as a script does.
         worker_env=dict(os.environ),
     )
     call = Call(
@@ -217,9 +217,7 @@ async def _run(pool: Backend, call: Call, request: Request) -> Outcome:
 
 
 def _for_terminal(outcome: Outcome, shown: bytes, request: Request) -> Outcome:
-    """Return the failure in the terms of the command line, without output that was
-    shown already.
-    """
+    """Return the failure in terms of the command line, without output that was shown before."""
     if outcome.from_user:
         return _of_user(outcome, request)
     message, heading, tail = (outcome.error or "").partition(TAIL_HEADING)
@@ -234,7 +232,7 @@ def _of_user(outcome: Outcome, request: Request) -> Outcome:
     if outcome.error_type == "MissingFunction":
         return replace(outcome, error=message)
     outcome = replace(outcome, error=outcomes.told(outcome, _REMEDY))
-    # Only an error of the call itself: a TypeError raised inside names another function.
+    # Only if the call itself does not fit: a TypeError raised inside names another function.
     if outcome.error_type == "TypeError" and message.startswith(f"{request.function}() "):
         return replace(outcome, error=f"{(outcome.error or '').rstrip()}\n{request.hint}")
     return outcome
@@ -250,7 +248,7 @@ def _not_shown(tail: str, shown: str) -> str:
 
 
 def show_failure(outcome: Outcome) -> None:
-    """The failure on stderr: the traceback as it was, then what ended the call."""
+    """Print the failure on stderr: the error or traceback, then the type of the outcome."""
     from rich.console import Console
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""``flashpool ps | logs | stack | cancel``: the calls of a server that runs, here or elsewhere.
+"""``flashpool ps | logs | stack | cancel``: the calls of a running server, here or elsewhere.
 
 The commands use the server's admin listener (`admin.client` finds its address and token). Exit
 status 1: the server refused, or the call does not exist; 2: no server answers.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 REFUSED: Final = 1
 UNREACHABLE: Final = 2
-#: Ended calls that `ps` shows.
+#: Ended calls that `ps` lists without ``--all``.
 _RECENT: Final = 20
 
 _admin = click.option(
@@ -150,7 +150,7 @@ def top(context: click.Context, url: str | None, every_s: float) -> None:
 
 
 def events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Server-sent events: their kinds and data."""
+    """Yield the kind and data of each server-sent event."""
     kind = ""
     for raw in answer:
         line = raw.decode("utf-8", "replace").rstrip("\n")

@@ -23,10 +23,10 @@ _WIDTH = 100
 
 
 def run(target: Path, resource: str, settings: Settings) -> tuple[str, bool]:
-    """The text, and whether everything that was looked at could be served.
+    """Return the text, and whether every resource in it can be served.
 
     Raises:
-        AppError: there is nothing that could be looked at.
+        AppError: the archive or its manifest cannot be read, or the resource is not in it.
     """
     with unpacked(target, settings) as folder:
         found = asyncio.run(inspect(folder, settings, os.environ, resource))

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 FAILED: Final = 1
 _SHORT: Final = 12
-#: Characters of the names of packages in a list.
+#: Characters of a list of package names.
 _NAMES: Final = 60
 _MB: Final = 1024 * 1024
 
@@ -86,7 +86,7 @@ def list_(settings: Settings, as_json: bool) -> None:
     _print_table(("digest", "mode", "packages", "size", "used", "users", "archived"), rows)
     quota = f" of {_size(listing.quota)}" if listing.quota else ""
     alone = sum(row.bytes for row in listing.environments)
-    # Files that environments and uv's cache share are in the size of each, and on disk once.
+    # Each size includes files shared with other environments or uv's cache; the disk has them once.
     total = f"{_size(listing.total_bytes)}{quota} with uv's cache, shared files once"
     where = f"in {listing.root} ({listing.store_mode} mode)"
     click.echo(f"environments: {_size(alone)}, each by itself; on disk: {total}, {where}")
@@ -219,7 +219,7 @@ def rm(settings: Settings, digests: tuple[str, ...]) -> None:
         sys.exit(FAILED)
 
 
-# What they share.
+# Shared by these commands.
 
 
 def _run(settings: Settings, act: Callable[[Environments], Coroutine[Any, Any, T]]) -> T:
@@ -275,7 +275,7 @@ def _progress(line: str) -> None:
 
 
 def _named(packages: int, names: tuple[str, ...]) -> str:
-    """Return the number of environments and as many of their names as fit a cell."""
+    """Return the number of packages, and as many of their names as fit a cell."""
     text = ", ".join(names)
     return f"{packages}: {text if len(text) <= _NAMES else text[:_NAMES] + ' ...'}"
 
@@ -285,7 +285,7 @@ def _print_error(text: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    # ASCII: the texts may come from others and may be invalid UTF-8.
+    # ASCII: texts on the volume may contain anything, such as invalid UTF-8.
     click.echo(json.dumps(value, indent=2, default=str))
 
 
@@ -315,7 +315,7 @@ def _because(reason: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Remove control sequences from a text that others may have written on the volume."""
+    """Replace control characters of a text, which others may have written on the volume."""
     shown = (
         one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text
     )

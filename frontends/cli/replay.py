@@ -1,4 +1,4 @@
-"""``flashpool replay``: a request of a call that failed, run again."""
+"""``flashpool replay``: runs the request of a failed call again."""
 
 from __future__ import annotations
 

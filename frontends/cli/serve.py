@@ -107,7 +107,7 @@ def serve_task() -> None:
         start_up.die(str(error))
 
 
-#: The SDK reads its flags itself, and knows more than are listed.
+#: The SDK parses its flags itself, and knows more flags than these.
 _SDK_FLAGS = """\b
 Flags of the SDK:
   --test_input JSON           Run one job, '{"input": {...}}', and exit.

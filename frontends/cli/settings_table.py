@@ -34,7 +34,7 @@ def chosen(settings: Settings, *, changed: bool) -> dict[str, Setting]:
 
 
 def as_json(settings: Settings, *, changed: bool = False) -> str:
-    """An object: variable -> value, default, origin, meaning, accepted values."""
+    """Return a JSON object: variable -> value, default, origin, meaning, accepted values."""
     rows = {
         variable(name): {
             "value": _value(settings, name, row),
@@ -49,7 +49,7 @@ def as_json(settings: Settings, *, changed: bool = False) -> str:
 
 
 def as_table(settings: Settings, *, changed: bool = False) -> str:
-    """Rows to read, in colour on a terminal; a list where the terminal is narrow."""
+    """Return a table, with colours for a terminal; a list if the terminal is narrow."""
     terminal = Console()
     width = terminal.width if terminal.is_terminal else _FILE_WIDTH
     if width < _TABLE_WIDTH:
@@ -75,7 +75,7 @@ def as_table(settings: Settings, *, changed: bool = False) -> str:
 
 
 def as_list(settings: Settings, width: int, *, changed: bool = False) -> str:
-    """A paragraph for each setting."""
+    """Return a paragraph for each setting."""
     parts = []
     for name, row in chosen(settings, changed=changed).items():
         value, origin = _shown(_value(settings, name, row)), settings.origins[name]

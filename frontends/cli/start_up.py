@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from flashpool.frontends.settings.table import Settings
 
-#: Exit status of a call that failed, and of an artifact that cannot be served; click's own for a wrong command line is 2.
+#: Exit status for a call that failed, or an artifact that cannot be served. Click exits with 2 for
+#: an invalid command line.
 CALL_FAILED = 1
 CANNOT_START = 2
 
@@ -26,7 +27,7 @@ def version() -> str:
 
 
 def read_settings(**given: str | int | None) -> Settings:
-    """The settings in force, options of the command line included; exits when they are wrong."""
+    """Return the settings, with options of the command line; exit if they are invalid."""
     from flashpool.frontends.settings.table import Settings, SettingsError, unknown
 
     options = {name: str(value) for name, value in given.items() if value is not None}
@@ -81,7 +82,7 @@ def print_from_threads() -> None:
 
 
 def announce_app(name: str, sock: socket.socket, admin: socket.socket | None) -> None:
-    """Say on standard error which app is served, and where."""
+    """Print to standard error which app is served, and where."""
     from flashpool.frontends.admin import stats_url
     from flashpool.frontends.http_server.listener import url
     from flashpool.frontends.lb.banner import app_banner

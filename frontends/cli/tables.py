@@ -14,7 +14,7 @@ _DIGEST: Final = 12
 
 
 def print_table(headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
-    """Print rows below headings; as wide as the terminal."""
+    """Print rows below headings, as wide as the terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -32,7 +32,7 @@ def print_table(headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Non
 
 
 def plain(text: str) -> str:
-    """Remove control sequences from a text that user code chose."""
+    """Replace control characters of a text that user code chose."""
     return "".join(
         one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text
     )
@@ -53,7 +53,7 @@ def call_row(call: dict[str, Any]) -> tuple[str, ...]:
 
 
 def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """The document of ``/stats`` in a few lines."""
+    """Return names and values that summarise the document of ``/stats``."""
     slots, queue = found.get("slots") or {}, found.get("queue") or {}
     state = "drains" if found.get("draining") else "ready" if found.get("ready") else "not ready"
     if reason := found.get("unfit"):

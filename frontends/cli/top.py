@@ -1,7 +1,7 @@
 """``flashpool top``: the calls of a server, live, on a terminal.
 
     every second: GET /stats, /calls --> `View` --> the screen
-    a key         --> `View` moves, sorts, asks, or names a call to cancel
+    a key         --> `View` moves, sorts, asks for confirmation, or returns a call to cancel
 
 `View` decides what is shown, without using the terminal.
 """
@@ -29,7 +29,7 @@ from .tables import call_row, plain, summary
 if TYPE_CHECKING:
     from flashpool.frontends.admin.client import AdminClient
 
-#: Columns, and for each the key by which calls are sorted.
+#: Columns of the table, by any of which calls can be sorted.
 _COLUMNS: Final = ("id", "function", "state", "seconds", "pid", "environment")
 _UP: Final = ("\x1b[A", "k")
 _DOWN: Final = ("\x1b[B", "j")
@@ -58,7 +58,7 @@ class View:
         self._keep_choice()
 
     def rows(self) -> list[dict[str, Any]]:
-        """The calls in their order."""
+        """Return the calls in the chosen order."""
         column = _COLUMNS.index(self.sort)
 
         def key(call: dict[str, Any]) -> Any:
@@ -76,10 +76,10 @@ class View:
             self.asked = None
 
     def press(self, key: str) -> str | None:
-        """Handle a key; return the id of a call to cancel, if the key confirms that.
+        """Handle a key; return the id of a call to cancel if the key confirms that.
 
         Raises:
-            EOFError: it says to leave.
+            EOFError: the key quits.
         """
         if self.asked is not None:
             asked, self.asked = self.asked, None
@@ -104,7 +104,7 @@ class View:
             self.chosen = ids[min(max(at + step, 0), len(ids) - 1)]
 
     def render(self, height: int, url: str) -> Group:
-        """Return the screen as so many lines."""
+        """Return the screen, in about ``height`` lines."""
         head = Table.grid(padding=(0, 2))
         for name, value in summary(self.stats)[:4]:
             head.add_row(Text(name, style="dim"), Text(plain(value)))
@@ -177,7 +177,7 @@ def _act(client: AdminClient, view: View, key: str) -> None:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Any]:
-    """Single keys from the terminal; it is as it was afterwards."""
+    """Provide a function that reads single keys; restore the terminal afterwards."""
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
 

@@ -1,1 +1,4 @@
-"""Generations of the client, a package each. Only `assembly` and the command line know which there are."""
+"""Generations of the client, a package each.
+
+Only `assembly`, `apps.generations` and the command line know which generations exist.
+"""

@@ -1,6 +1,7 @@
 """Logs each request of a client, if `FLASHPOOL_ACCESS_LOG` is set.
 
-The path is logged without its query, which may hold secrets; bodies and headers never are.
+The path is logged without its query, which may contain secrets. Bodies and headers are never
+logged.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from starlette.types import Message, Scope, Send
 from flashpool.frontends.logs import line_format
 
 _log = logging.getLogger("flashpool.access")
-#: Characters of a path.
+#: Most characters of a path.
 _PATH: Final = 300
 
 

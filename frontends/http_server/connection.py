@@ -9,9 +9,9 @@ connections twice a second. No timer is created per request.
        |__ header_s ______|         |            `--> response --> taken by the client
        |____________ message_s _____|                    |__ send_s since the last byte __|
 
-The parser is fed in pieces, and fed nothing while a complete request is being answered:
-what a client pipelines waits as bytes, and reading pauses. Nobody would then hear of the
-client's end, so the socket is asked.
+The parser is fed in pieces, and fed nothing while a complete request is being answered: pipelined
+input waits as bytes, and reading pauses. While reading is paused, asyncio does not report that the
+client has disconnected, so `check` asks the socket.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from .request_cycle import Cycle
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
 
-#: Bytes of request line and headers; of trailers, and of what stands between two chunks.
+#: Most bytes of request line and headers, of trailers, and of the data between two chunks.
 HEADERS_LIMIT: Final = 64 * 1024
-#: Bytes fed to the parser at once. Bounds are looked at, and feeding stops, between pieces.
+#: Bytes fed to the parser at once. Between pieces, limits are checked and feeding may stop.
 _PIECE: Final = 16 * 1024
-#: Seconds a refused client may continue to send, so that it reads the answer: closing at once would
-#: reset the connection before that.
+#: Seconds that a refused client may continue to send, so that it reads the answer: closing at once
+#: would reset the connection first.
 _LINGER_S: Final = 2.0
 
 #: Characters of a request target that needs no decoding.
@@ -62,21 +62,21 @@ class _RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """Seconds."""
+    """Time limits of a connection, in seconds."""
 
     #: Seconds for a request's headers, and for the whole request.
     header_s: float
     message_s: float
-    #: Without a byte of the response taken.
+    #: Seconds without the client reading a byte of the response.
     send_s: float
-    #: Between two requests.
+    #: Seconds between two requests.
     idle_s: float
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that knows since when it has been waiting for its client."""
+    """A connection that records since when it has been waiting for its client."""
 
-    #: The share that connections of this class may use of half of the server's descriptors.
+    #: The part of `connection_limit` that connections of this class may use.
     share: float = 1.0
     #: When the current message began; None between messages.
     since: float | None = None
@@ -94,22 +94,21 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Requests whose headers are here, the one being answered first.
+        #: Requests whose headers have arrived; the first of these is being answered.
         self._unanswered: deque[RequestResponseCycle] = deque()
-        #: Received, not yet fed to the parser.
+        #: Bytes that were received, and not yet fed to the parser.
         self._held = bytearray()
         self._outflow = sockets.Outflow()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for the first message; where there are too many, one is closed."""
+        """Begin to wait for the first message; if there are too many connections, close one."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self.since = self.loop.time()
         if len(self.connections) > self.share * sockets.connection_limit():
             self._closed_for_room().transport.close()
 
     def _closed_for_room(self) -> Connection:
-        """Return the connection to close: the one that is unused for longest, or this one if all
-        are in use.
+        """Return the connection to close: the longest unused, or this one if all are in use.
 
         Clients keep connections that they may never use again, and health checks must get in.
         """
@@ -119,9 +118,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def unused_since(self) -> float:
-        """Return when the last request was answered, or the connection opened; infinity while it is
-        in use.
-        """
+        """Return when the last response ended or the connection opened; infinity if in use."""
         if self.transport.is_closing():
             return math.inf
         if self._idle_since is not None:
@@ -131,7 +128,7 @@ class Connection(HttpToolsProtocol):
         return math.inf
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell every request; uvicorn tells the newest only, which may not have begun."""
+        """Notify every request; uvicorn notifies only the newest, which may not have begun."""
         super().connection_lost(exc)
         self._held.clear()
         self._tell_of_end()
@@ -144,7 +141,7 @@ class Connection(HttpToolsProtocol):
     # Receiving
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, or keep it for later."""
+        """Feed the parser, or keep the data for later."""
         if self._last_word is not None:
             return
         if self._held or len(data) > _PIECE or (self._unanswered and self._answering()):
@@ -154,9 +151,7 @@ class Connection(HttpToolsProtocol):
             self._feed(data)
 
     def _answering(self) -> bool:
-        """Return whether a complete request waits for its response; further input belongs to a
-        later one.
-        """
+        """Return whether a complete request waits for its response: further input must wait."""
         return bool(self._unanswered) and not self._unanswered[0].more_body
 
     def _feed_held(self) -> None:
@@ -168,7 +163,7 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _feed(self, piece: bytes | bytearray) -> None:
-        # In place of uvicorn's data_received, which drops the body of an upgrade.
+        # This replaces uvicorn's data_received, which drops the body of an upgrade.
         self._idle_since = None
         if self.since is None and self._in_headers:
             self.since = self.loop.time()
@@ -201,7 +196,7 @@ class Connection(HttpToolsProtocol):
             self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
 
     def _head_without_upgrade(self) -> bytes:
-        """The head just parsed, for the parser again, which would not look for a body."""
+        """Return the head just parsed, without its upgrade, to parse it again with its body."""
         self._in_headers = True
         version = self.parser.get_http_version().encode("ascii")
         head = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
@@ -211,7 +206,7 @@ class Connection(HttpToolsProtocol):
         return b"".join([*head, b"\r\n"])
 
     def on_message_begin(self) -> None:
-        """A first byte, which may have come together with the message before."""
+        """Start the clock of a message, whose first byte may be in the input of the last one."""
         super().on_message_begin()
         self._empty_bytes = self._empty_bytes or 1
         if self.since is None:
@@ -220,7 +215,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request; its body may follow."""
         self._in_headers = False
-        # Counted by the piece, the count may lack up to one: then they are added up.
+        # `_empty_bytes` counts whole pieces; near the limit, the exact size is computed.
         near = self._empty_bytes > HEADERS_LIMIT - _PIECE
         if near and _size(self.url, self.headers) > HEADERS_LIMIT:
             raise _RefusedError(_TOO_LONG)
@@ -228,7 +223,7 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise _RefusedError(_BAD)
-            return  # they are fed again
+            return  # `_feed` handles the upgrade, or feeds the head again
         self._begin()
         # Trailers are not headers: they are parsed into a list that nothing reads.
         self.headers = []
@@ -266,7 +261,7 @@ class Connection(HttpToolsProtocol):
         self._unanswered.append(cycle)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Run the application, up to where it waits, which a new task otherwise does next turn."""
+        """Run the application at once up to its first wait; a task would begin in the next turn."""
         if sys.version_info >= (3, 12):
             task = asyncio.Task(cycle.run_asgi(app), loop=self.loop, eager_start=True)
             if not task.done():
@@ -286,7 +281,7 @@ class Connection(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """The next byte begins another message."""
+        """End the message: the next byte begins another message."""
         if self.parser.should_upgrade():
             return
         self._in_headers = True
@@ -297,7 +292,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, and with what was held."""
+        """Continue with the next request, and with input that was held."""
         answered = self._unanswered.popleft()
         self.server_state.total_requests += 1
         if not self.transport.is_closing():
@@ -314,10 +309,10 @@ class Connection(HttpToolsProtocol):
         elif self._last_word is not None and not self._unanswered:
             self._close_after(self._last_word)
 
-    # What the listener looks at
+    # What the listener checks
 
     def check(self, now: float, deadlines: Deadlines) -> None:
-        """Close it if its client is late, does not read, or has left unheard."""
+        """Close the connection if its client is late, does not read, or has disconnected."""
         if self._outflow.stalled(self.transport, now, deadlines.send_s):
             self._drop()
         elif self._refused_at is not None:
@@ -326,7 +321,7 @@ class Connection(HttpToolsProtocol):
         elif self.flow.read_paused and sockets.hung_up(sockets.of(self.transport)):
             self.transport.close()
         elif self._overdue(now, deadlines):
-            # No answer for a client that has said nothing.
+            # A client that has sent nothing gets no answer.
             self._refuse(_TOO_SLOW if self._in_headers and self._empty_bytes else b"")
         elif self._idle_since is not None and now - self._idle_since > deadlines.idle_s:
             self.transport.close()
@@ -362,11 +357,11 @@ class Connection(HttpToolsProtocol):
             self.transport.write(response)
             self.transport.write_eof()
         else:
-            # A response may be half written, or its reader asleep: nothing to wait for.
+            # Part of a response may be written, or its client may not read: do not wait.
             self.transport.abort()
 
     def _may_answer(self) -> bool:
-        """Return whether the client would read an answer now as the answer to its message."""
+        """Return whether the client would take an answer now for the answer to its message."""
         if not self._unanswered:
             return True
         first = self._unanswered[0]
@@ -387,7 +382,7 @@ def _size(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
 
 
 def _split(url: bytes) -> tuple[str, bytes, bytes]:
-    """Path, the path as it came, and query of a request's target."""
+    """Return decoded path, raw path and query of a request's target."""
     parsed = httptools.parse_url(url)
     raw, query = parsed.path or b"", parsed.query or b""
     path = raw.decode("ascii")

@@ -1,4 +1,4 @@
-"""uvicorn on a socket made before, whose connections are looked at: see `connection`."""
+"""uvicorn on an existing socket, with periodic checks of its connections: see `connection`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .websocket_connection import WebSocketConnection
 
 _log = logging.getLogger(__name__)
 
-#: Seconds a message may take beyond what the application itself allows.
+#: Seconds that a message may take beyond FLASHPOOL_RECEIVE_TIMEOUT_S.
 _MARGIN_S: Final = 5.0
-#: Ticks of 0.1 s between sweeps, so that a client that left is noticed within a second.
+#: Ticks of 0.1 s between sweeps, so that a disconnect is noticed within a second.
 _TICKS_A_SWEEP: Final = 5
 _TICK_S: Final = 0.1
 
 
-#: Whether this context serves one of flashpool's listeners.
+#: Whether this context serves a listener of flashpool.
 _untold: ContextVar[bool] = ContextVar("_untold", default=False)
 _UVICORN: Final = "uvicorn.error"
 
@@ -43,11 +43,11 @@ def _is_told(record: logging.LogRecord) -> bool:
 
 
 class ListenError(Exception):
-    """An address cannot be listened on; the message says which and what to change."""
+    """An address cannot be bound; the message has the address, and what to change."""
 
 
 class Listener(uvicorn.Server):
-    """A uvicorn server on a socket made before, which leaves signals alone."""
+    """A uvicorn server on an existing socket, without signal handlers."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Listener(uvicorn.Server):
         *,
         websockets: bool = False,
     ) -> None:
-        """``websockets``: whether the application takes them."""
+        """``websockets``: whether the application accepts WebSockets."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -86,13 +86,13 @@ class Listener(uvicorn.Server):
         yield
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until the exit, without uvicorn's log lines about that: see `_is_told`."""
+        """Serve until the exit, without uvicorn's lines about start and stop: see `_is_told`."""
         _untold.set(True)
         logging.getLogger(_UVICORN).addFilter(_is_told)
         await super().serve(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        """Run ten times a second: uvicorn's housekeeping, and at times a sweep."""
+        """Do uvicorn's housekeeping, ten times a second, and a sweep at every fifth tick."""
         if counter % _TICKS_A_SWEEP == 0:
             self._sweep(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
@@ -103,14 +103,13 @@ class Listener(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, (Connection, WebSocketConnection)):
                 if late_s > SLACK_S:
-                    # This process was suspended; input that arrived meanwhile has not been read
-                    # yet.
+                    # This process was suspended: input that arrived meanwhile is still unread.
                     connection.forgive(late_s)
                 connection.check(now, self._deadlines)
 
 
 def bind(host: str, port: int, variable: str) -> socket.socket:
-    """A listening socket, or a `ListenError` that names the setting to change."""
+    """Return a listening socket; a `ListenError` names the setting to change."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -23,14 +23,14 @@ from uvicorn.protocols.http.httptools_impl import (
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
 
-#: A message that ends a response which cannot be completed, so that its client can tell.
+#: A message that breaks off a response which cannot be completed, so that the client notices.
 CUT: Final = "flashpool.response.cut"
-#: Bytes of a body up to which it is copied behind its head; larger ones are written by themselves.
+#: A body of at most so many bytes is copied behind its head; larger bodies are not copied.
 _JOINED: Final = 64 * 1024
 
 
 def has_left(receive: object) -> bool:
-    """Return whether the client of a request has disconnected, while no code receives from it.
+    """Return whether the client of a request has disconnected while no code awaits `receive`.
 
     Code that receives sees the disconnect itself; code that must wait first asks here. Only
     uvicorn's `receive` supports that.
@@ -40,13 +40,13 @@ def has_left(receive: object) -> bool:
 
 
 class Cycle(RequestResponseCycle):
-    """uvicorn's cycle, with another `send`."""
+    """uvicorn's cycle, with a `send` that joins head and body."""
 
     #: The head of the response, if it is not sent yet.
     _head: bytes = b""
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Take a part of the response."""
+        """Send a part of the response, or hold its head back."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
@@ -122,7 +122,7 @@ class Cycle(RequestResponseCycle):
             self._complete()
 
     def _cut(self) -> None:
-        """Close the connection behind what was sent: no last chunk comes, or less than was promised."""
+        """Close the connection after the data so far, so the client sees an incomplete response."""
         self.disconnected = True
         self.transport.close()
 
@@ -143,10 +143,10 @@ class Cycle(RequestResponseCycle):
 
 @lru_cache(maxsize=256)
 def _line(name: bytes, value: bytes) -> bytes:
-    """A header as it is sent.
+    """Return a header line.
 
     Raises:
-        RuntimeError: it would be read as something else.
+        RuntimeError: the name or the value contains forbidden characters.
     """
     if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
         raise RuntimeError("a header that cannot be sent")

@@ -26,7 +26,7 @@ App = Callable[
 class SameMachine:
     """An ASGI application around another.
 
-    ``loopback``: it is served on a loopback address, which no other name stands for.
+    ``loopback``: the address is a loopback address, so ``Host`` must name this machine.
     """
 
     def __init__(self, app: App, *, loopback: bool) -> None:
@@ -52,7 +52,7 @@ class SameMachine:
 
 
 def _refusal(headers: Iterable[tuple[bytes, bytes]], loopback: bool) -> str:
-    """Why a request is not answered; empty where it is."""
+    """Return why a request is refused, or an empty string."""
     found = {name: value.decode("latin-1") for name, value in headers}
     host = found.get(b"host", "")
     if loopback and host and not is_local(host):

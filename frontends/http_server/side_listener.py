@@ -1,4 +1,4 @@
-"""A second listener on a socket of its own, which lives as long as the server."""
+"""A second listener of a server, on a socket of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .listener import Listener
 
 
 class SideListener:
-    """The life of one."""
+    """Starts and stops such a listener."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class SideListener:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to serve."""
+        """Start serving."""
         self._serving = asyncio.ensure_future(self._listener.serve(sockets=[self._sock]))
 
     async def stop(self) -> None:
@@ -41,13 +41,13 @@ class SideListener:
 
 
 class WithoutLife:
-    """An application whose life is another listener's affair."""
+    """Wraps an application whose start and stop another listener handles."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+        """Handle one request; answer the lifespan without the application."""
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return

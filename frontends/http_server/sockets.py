@@ -12,7 +12,7 @@ import struct
 import termios
 from typing import Final
 
-#: Closing then drops what the kernel still holds, and resets the connection.
+#: SO_LINGER of 0 s: closing drops data that the kernel still holds, and resets the connection.
 _DROP: Final = struct.pack("ii", 1, 0)
 
 
@@ -28,12 +28,12 @@ class Outflow:
     __slots__ = ("since", "untaken")
 
     def __init__(self) -> None:
-        #: Unread bytes, and since when their number is the same.
+        #: Unread bytes, and since when their number has not changed.
         self.untaken = 0
         self.since = 0.0
 
     def stalled(self, transport: asyncio.WriteTransport, now: float, limit_s: float) -> bool:
-        """Return whether the client has read nothing for so many seconds."""
+        """Return whether the client has read nothing for ``limit_s``."""
         untaken = transport.get_write_buffer_size() + unacknowledged(of(transport))
         if untaken != self.untaken:
             # More was written, or the client read something: writing pauses at a high-water mark.
@@ -48,7 +48,7 @@ def drop(transport: asyncio.WriteTransport) -> None:
 
 
 def unacknowledged(sock: socket.socket) -> int:
-    """Bytes that the kernel has of us and the client has not; TIOCOUTQ is SIOCOUTQ."""
+    """Return the bytes written that the client has not acknowledged; TIOCOUTQ is SIOCOUTQ."""
     size = array.array("i", [0])
     fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, size)
     return size[0]
@@ -62,6 +62,6 @@ def hung_up(sock: socket.socket) -> bool:
 
 
 def connection_limit() -> int:
-    """Half of the descriptors; the pool needs the others."""
+    """Return half of the descriptors; the pool needs the other half."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 20 if soft == resource.RLIM_INFINITY else max(64, soft // 2)

@@ -32,7 +32,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self.transport.close()
 
     def check(self, now: float, deadlines: Deadlines) -> None:
-        """Drop it if its client has not read for too long."""
+        """Reset the connection if its client has not read for too long."""
         if self._outflow.stalled(self.transport, now, deadlines.send_s):
             sockets.drop(self.transport)
 

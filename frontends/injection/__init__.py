@@ -1,4 +1,4 @@
-"""Start flashpool in containers of other images: the command that brings it in."""
+"""Builds the command that installs and starts flashpool in containers of other images."""
 
 from .command import InjectionError, build_injection_cmd
 

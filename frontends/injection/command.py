@@ -1,4 +1,4 @@
-"""The start command of a container whose image does not know flashpool.
+"""Builds the start command of a container whose image does not contain flashpool.
 
     tarball's address, SHA-256, version --> sh -c '<inject.sh>' flashpool-inject URL SHA256 VERSION
 
@@ -23,7 +23,7 @@ _SHA256: Final = "FLASH_WORKER_TARBALL_SHA256"
 _VERSION: Final = "FLASH_WORKER_VERSION"
 _ALLOW_HTTP: Final = "FLASH_WORKER_ALLOW_HTTP"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-#: Characters of an address: printable ASCII, which is the same in every shell and log.
+#: An address is printable ASCII, which every shell and log shows alike.
 _ADDRESS: Final = re.compile(r"[!-~]+")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -40,14 +40,14 @@ def build_injection_cmd(
     python: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> str:
-    """The command, for a shell or for a field that is split like one.
+    """Return the command, for a shell or for a field that is split like a command line.
 
     Arguments that are left out come from the environment: FLASH_WORKER_TARBALL_URL,
     FLASH_WORKER_TARBALL_SHA256 and FLASH_WORKER_VERSION. In an address, ``{version}`` and
     ``{python}`` are replaced.
 
     Raises:
-        InjectionError: no address, or one that is not safe; no SHA-256.
+        InjectionError: the address is missing or unsafe, or the SHA-256 is missing.
     """
     environ = os.environ if environ is None else environ
     version = version or environ.get(_VERSION) or _own_version()
@@ -95,7 +95,7 @@ def _filled(address: str, version: str, python: str) -> str:
 
 
 def _script() -> str:
-    """inject.sh, without comments and indentation: commands have a length limit somewhere.
+    """Return inject.sh without comments and indentation: the length of commands is limited.
 
     Text in single quotes over several lines is Python, and stays unchanged.
     """

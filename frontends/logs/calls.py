@@ -17,11 +17,11 @@ from . import line_format
 _log = logging.getLogger("flashpool.frontends.logs")
 _output_log = logging.getLogger("flashpool.output")
 
-#: Characters of a reason; a build's has pages.
+#: Most characters of a reason: the output of a failed build can have pages.
 _WHY: Final = 400
-#: Characters of one line of a call's output in the log.
+#: Most characters of a line of a call's output in the log.
 _LINE: Final = 4096
-#: Seconds whose worth of output a call may write at once before its lines are left out.
+#: A call may write the output of so many seconds at once before lines are left out.
 _BURST_S: Final = 4.0
 
 
@@ -40,14 +40,14 @@ def tell_end(call: Call, call_id: int, outcome: Outcome) -> None:
 
 
 def extra_of(call: Call, name: str) -> dict[str, Any]:
-    """``extra`` of a record about a call, whose name is this."""
+    """Return ``extra`` of a log record about a call with this name."""
     trace = "" if call.trace is None else call.trace.trace_id
     return line_format.of_call(name, call.request_id, trace)
 
 
 def _why(outcome: Outcome) -> str:
     if outcome.from_user:
-        # The message may hold secrets of the caller: only the caller gets it.
+        # The message may contain secrets of the caller: only the caller gets it.
         return "raised by the call's code; its answer has the traceback"
     text = outcome.error or ""
     return " ".join(text.partition(TAIL_HEADING)[0].split())[:_WHY]
@@ -72,7 +72,7 @@ class OutputLines:
         self._cut = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Show the lines that are complete now."""
+        """Log the lines that are complete now."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > _LINE:
             lines.append(self._rest)
@@ -81,7 +81,7 @@ class OutputLines:
             self._show(line)
 
     def close(self) -> None:
-        """Show what came without a newline, and how much was left out."""
+        """Log a last line without a newline, and how many bytes were left out."""
         if self._rest:
             self._show(self._rest)
         self._tell_cut()

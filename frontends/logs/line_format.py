@@ -1,7 +1,7 @@
 """The form of log lines: for people, for machines, and like RunPod's own lines.
 
     text    2026-11-30 10:00:00,000 WARNING flashpool.frontends.logs: Call of f: ... [call 3f9a-17]
-    json    {"time": .., "level": .., "logger": .., "message": .., "pod": .., "call": .., "trace": ..}
+    json    {"time": .., "level": .., "logger": .., "message": .., "pod": .., "call": .., ..}
     runpod  {"requestId": "job-7", "message": .., "level": "WARN"}
 
 A record carries facts about its call in ``extra``, which `of_call` creates.
@@ -35,7 +35,7 @@ _RUNPOD_LEVELS: Final = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 
 
 def of_call(name: str, request_id: str = "", trace: str = "") -> dict[str, Any]:
-    """``extra`` of a record that is about a call."""
+    """Return ``extra`` of a record about a call."""
     return {"call": name, "request_id": request_id, "trace": trace}
 
 
@@ -46,7 +46,7 @@ def pod() -> str:
 
 
 def formatter(form: str, stream: TextIO, *, queue: bool = False) -> logging.Formatter:
-    """The one to use for a form; ``queue``: the server takes jobs of the platform's queue."""
+    """Return the formatter of a form; ``queue``: the server takes jobs of the platform."""
     if form == AUTO:
         form = RUNPOD if queue and os.environ.get("RUNPOD_ENDPOINT_ID") else TEXT
     if form == JSON:
@@ -90,7 +90,7 @@ class JsonFormatter(logging.Formatter):
     """Lines for machines: one JSON object per line, always with the same fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line. ASCII: to some readers of a log, U+2028 and its like end a line."""
+        """Return the line, in ASCII: some readers treat characters such as U+2028 as line ends."""
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         entry = {
             "time": f"{seconds}.{int(record.msecs):03d}Z",
@@ -111,7 +111,7 @@ class RunpodFormatter(logging.Formatter):
     """Lines in the form of the platform's SDK, so that one reader parses both."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the line."""
         message = record.getMessage()
         if record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"

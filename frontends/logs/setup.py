@@ -13,7 +13,7 @@ from . import line_format
 
 
 def configure_log(level: str, form: str = line_format.AUTO, *, queue: bool = False) -> None:
-    """Ours from this level on, in this form; asyncio's from warnings on."""
+    """Log flashpool's records from this level on, asyncio's from WARNING on, in this form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(line_format.formatter(form, sys.stderr, queue=queue))
     logging.basicConfig(level=level, handlers=[handler])
@@ -21,7 +21,5 @@ def configure_log(level: str, form: str = line_format.AUTO, *, queue: bool = Fal
 
 
 def quieten_uvicorn() -> None:
-    """Silence uvicorn: its start-up lines repeat flashpool's, and its warnings concern single
-    clients.
-    """
+    """Log only uvicorn's errors: other lines repeat flashpool's, or concern single clients."""
     logging.getLogger("uvicorn").setLevel(logging.ERROR)

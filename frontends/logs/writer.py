@@ -2,10 +2,10 @@
 
     logging, print, click --> sys.stderr --> bounded queue --> thread --> descriptor 2
                           --> sys.stdout --> bounded queue --> thread --> descriptor 1
-                                               '-- full: dropped, counted, and told when it moves
+                                               '-- full: lines are dropped and counted
 
 A pipe holds 64 KiB. A process that writes to a full pipe waits, and a server that waits answers no
-request. So lines are dropped instead. At the exit the threads get a moment to finish.
+request. So lines are dropped instead. At exit, the threads get a moment to finish.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOST: Final = "flashpool: lines of the log that were lost, because no process r
 
 
 class LineWriter:
-    """Writes to one descriptor what it is given, in order; never waits."""
+    """Writes data to one descriptor, in order, without blocking its callers."""
 
     def __init__(self, fd: int, limit: int = LIMIT) -> None:
         self._fd = fd
@@ -46,7 +46,7 @@ class LineWriter:
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._lost = 0
-        #: Until when `put` waits for its line to be written; None: it does not wait.
+        #: Until when `put` waits for its line to be written; None: `put` does not wait.
         self._waits_until: float | None = None
         self._thread: threading.Thread | None = None
 
@@ -83,7 +83,7 @@ class LineWriter:
                 data = self._waiting[0]
             self._write(data)
             with changed:
-                # Only now: `close` waits until the last line is written.
+                # Remove the line only now: `close` waits until the last line is written.
                 self._waiting.popleft()
                 self._size -= len(data)
                 lost, self._lost = self._lost, 0
@@ -92,12 +92,12 @@ class LineWriter:
                 self._write(_LOST.format(lost).encode())
 
     def _write(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # nobody will ever read it
+        with contextlib.suppress(OSError):  # the reader is gone
             while data:
                 data = data[os.write(self._fd, data) :]
 
     def close(self, end: float) -> None:
-        """Wait until all is written, or that time of the monotonic clock has come."""
+        """Wait until all data is written, at most until ``end`` on the monotonic clock."""
         with self._changed:
             self._wait(end)
 
@@ -156,7 +156,7 @@ def print_from_threads() -> None:
             fd = before.fileno()
             before.flush()
         except (AttributeError, OSError, ValueError):
-            continue  # it has none, or somebody else looks after it
+            continue  # no descriptor: another object replaced the stream
         writer = LineWriter(fd)
         stream = WriterStream(writer, fd)
         _redirect_handlers(before, stream)
@@ -177,7 +177,7 @@ def wait_for_readers() -> None:
 
 
 def _redirect_handlers(before: TextIO, stream: WriterStream) -> None:
-    """Give log handlers of the hosting server the stream that was there before."""
+    """Make existing log handlers write to the new stream instead of the one before."""
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
     for logger in loggers:
         for handler in getattr(logger, "handlers", ()):

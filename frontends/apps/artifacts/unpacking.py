@@ -5,8 +5,8 @@
 
 The rename creates the app. A process that is killed before the rename leaves a scratch directory,
 which the next start removes; a process that is killed after the rename leaves a complete app. If
-several processes unpack at once, because locks do not work or the wait for the lock took too long, each
-fills a directory of its own: the first rename wins, and the others delete theirs.
+several processes unpack at once, because locks do not work or the wait for the lock took too long,
+each fills a directory of its own: the first rename wins, and the others delete theirs.
 """
 
 from __future__ import annotations

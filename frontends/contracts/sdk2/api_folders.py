@@ -1,8 +1,9 @@
-"""The folders that modules of live APIs are served from, on local disk.
+"""The folders on local disk from which modules of live APIs are served.
 
     <local>/live-apis/<this process>/<number>/__runpod_live__.py
 
-A process that was killed leaves its folders. The next one that needs a folder removes them.
+A process that is killed leaves its folders behind; the next process that needs a folder removes
+them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FOLDER", "ApiFolders"]
 
-#: Below the local directory.
+#: Name of the folder below the local directory.
 FOLDER: Final = "live-apis"
 _RUNNING: Final = "running"
 
@@ -42,7 +43,7 @@ class ApiFolders:
         """Create a folder that holds this module and nothing else.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the folder or the module cannot be written.
         """
         if not self._made:
             self._made = True
@@ -57,7 +58,7 @@ class ApiFolders:
         remove_tree(folder)
 
     def close(self) -> None:
-        """Remove all of them."""
+        """Remove all folders of this process."""
         if self._made:
             remove_tree(self._own)
 

@@ -1,10 +1,10 @@
 """Artifacts of `rp flash deploy` of SDK 2.0: the unchanged project, with its packages beside it.
 
     <folder>/runpod_manifest.json    resources, a list; each with its module and kind
-    <folder>/env/                    the packages, the client's own copy of the SDK among them
+    <folder>/env/                    the packages, including the client's own copy of the SDK
     <folder>/...                     the project's files
 
-There are no generated handlers: a worker imports the module and finds the resource in it
+There are no generated handlers: a worker imports the module, and finds the resource there
 (`_child.sdk.api_entry`, `queue_entry`). ``env`` is first on the path of the app, and never on that
 of the server.
 """
@@ -66,7 +66,7 @@ class _SdkManifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         """Return the resource of that name.
 
         Raises:
-            ResourceRefused: there is none.
+            ResourceRefused: the manifest lacks it.
         """
         for one in self.resources:
             if one.name == name:
@@ -154,7 +154,7 @@ class SdkContract:
 
 
 def _problem(resource: _SdkResource) -> str:
-    """Why it cannot be served, or nothing."""
+    """Return why the resource cannot be served; empty if it can."""
     if resource.kind not in (_API, _QUEUE):
         return f"a resource of kind {resource.kind!r} is not deployed: its client starts it itself"
     if not all(part.isidentifier() for part in resource.module.split(".")):
@@ -165,9 +165,7 @@ def _problem(resource: _SdkResource) -> str:
 def _environment(
     folder: Path, manifest: _SdkManifest, resource: _SdkResource, further: Iterable[str]
 ) -> AppEnvironment:
-    """Return what the artifact lacks: packages that the client left out because images
-    have them, and the system packages of the resource.
-    """
+    """Return what the artifact lacks: packages that images contain, and system packages."""
     try:
         brought = brought_packages(os.listdir(folder / _PACKAGES))
     except OSError as error:

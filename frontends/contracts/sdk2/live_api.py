@@ -1,12 +1,12 @@
-"""Live APIs of SDK 2.0: ``POST /_runpod/sync`` brings a module, whose routes are served from then on.
+"""Live APIs of SDK 2.0: ``POST /_runpod/sync`` sends a module, whose routes are then served.
 
     sync --> folder with __runpod_live__.py --> pool.open_app --settled--> served: it takes over
-                                                                 `-------> failed: 500 with the reason
-    any other path --> the app that was taken over last; none: 404, as without a sync
+                                                              `----------> failed: 500, a reason
+    any other path --> the app that took over last; 404 before the first sync
 
-The new app is built while the old app serves, and the old app answers its requests before it
-closes. An accepted source is kept (`synced_source`), so that a later or a second server serves it,
-too.
+The new app is loaded while the old app serves, and the old app answers its requests before it
+closes. An accepted source is kept (`synced_source`), so that later servers and other servers of the
+endpoint serve the same source.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 PRELOADED: Final = ("runpod.apps", "fastapi")
 _MODULE: Final = "__runpod_live__"
-#: Seconds between looks at what other servers of the endpoint have taken over.
+#: Seconds between checks for a source that another server of the endpoint has accepted.
 _LOOK_S: Final = 1.0
 #: Seconds that a volume may take to answer.
 _DISK_S: Final = 5.0
@@ -53,7 +53,7 @@ _DISK_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Serving:
-    """One source that is served, or will be."""
+    """One source that is served, or is being loaded."""
 
     source: SyncedSource
     folder: Path
@@ -85,7 +85,7 @@ class LiveApi:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Serve what was kept, while the service runs; elsewhere than in a session, when it is asked for."""
+        """Run with the service; in a dev session, serve the kept source at once."""
         if self._in_session:
             await self._look()
         try:
@@ -96,10 +96,10 @@ class LiveApi:
     # Syncs.
 
     async def sync(self, body: bytes) -> Answer:
-        """Take over a source.
+        """Load a source, and serve it if it loads.
 
         Raises:
-            InvalidRequest: the body is no sync.
+            InvalidRequest: the body is not a valid sync.
         """
         source = read_sync(body)
         async with self._building:
@@ -171,7 +171,7 @@ class LiveApi:
             self._retire(old)
 
     def _retire(self, old: _Serving) -> None:
-        """Let its requests be answered, within the drain, and end it."""
+        """Let the app answer its requests within the drain limit, then stop it."""
         old.service.retire(self._settings.drain_s, partial(self._folders.remove, old.folder))
 
     # Requests.
@@ -186,7 +186,7 @@ class LiveApi:
         return True
 
     async def _look(self) -> None:
-        """Serve what another server of the endpoint took over, or one before this."""
+        """Serve the source that an earlier or another server of the endpoint accepted, if newer."""
         now = time.monotonic()
         if now < self._looked_at + _LOOK_S or self._building.locked():
             return

@@ -1,14 +1,14 @@
-"""Live functions of SDK 2.0: the package that their modules import, and functions with a start
-hook.
+"""Live functions of SDK 2.0: adds the package that their modules import, and runs start hooks.
 
-    source imports runpod            -> the call gets FLASHPOOL_CALLS_RUNPOD, unless it names its own
-    server starts in a dev session   -> the environment of such calls is built then
+    source imports runpod            -> the call gets FLASHPOOL_CALLS_RUNPOD, unless it names runpod
+    server starts in a dev session   -> the environment of such calls is built at once
     source has a line @NAME.init     -> the call goes to a resident, which runs the hook
     worker answers NeedsResident     -> the call goes to a resident; so do later ones of that source
     resident answers NeedsProcess    -> the call goes to a process of its own; so do later ones
 
-Whether a function has a start hook is known when its module has run, which is in a worker. The text
-is only where a first call is tried, so that it runs its module once; what the worker finds decides.
+Whether a function has a start hook is known only when a worker has run its module. The text of the
+source decides only where the first call is tried, so that the call usually runs its module once;
+what the worker finds decides.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from flashpool.pool.calls import Call, InstanceRequest, Outcome
 __all__ = ["NEEDS_PROCESS", "NEEDS_RESIDENT", "SdkCalls", "requirements_with_sdk"]
 
 _PACKAGE: Final = "runpod"
-#: What a worker answers for a function that has a start hook, and a resident for one that has none.
+#: Answer of a worker if the function has a start hook; of a resident if the function has none.
 NEEDS_RESIDENT: Final = "NeedsResident"
 NEEDS_PROCESS: Final = "NeedsProcess"
-#: Functions of which a worker's answer is remembered.
+#: Most functions whose answers are remembered.
 _MOST: Final = 4096
-#: The answer that leads a call elsewhere, by whether it ran in a process of its own.
+#: The answer that sends a call elsewhere, by whether the call ran in a process of its own.
 _ELSEWHERE: Final = {True: NEEDS_RESIDENT, False: NEEDS_PROCESS}
 
 
@@ -44,16 +44,16 @@ class SdkCalls:
     def __init__(
         self, requirements: tuple[str, ...], concurrency: int, *, is_awaited: bool = False
     ) -> None:
-        """``is_awaited``: calls of this generation are sure to come."""
-        #: What their environment is, so that the first one does not wait for it.
+        """``is_awaited``: calls of this generation are expected."""
+        #: Their environment, built in advance so that the first call need not wait for the build.
         self.ahead = (Spec(requirements=requirements),) if requirements and is_awaited else ()
         self._requirements = requirements
         self._concurrency = concurrency
-        #: Whether a function has a start hook, by its key, where a worker has found out.
+        #: By the key of a function: whether it has a start hook, as workers have found out.
         self._stays: OrderedDict[Hashable, bool] = OrderedDict()
 
     def adapted(self, request: FunctionRequest, call: Call) -> Call:
-        """The call with the SDK in its environment, and its resident where it has one."""
+        """Return the call with the SDK in its environment, for a resident if it needs one."""
         if _PACKAGE not in call.imports:
             return call
         wanted = requirements_with_sdk(request.dependencies or (), self._requirements)
@@ -66,18 +66,18 @@ class SdkCalls:
     def _may_stay(self, request: FunctionRequest, call: Call) -> bool:
         stays = self._stays.get(call.function_key)
         if stays is None:
-            # As JSON writes it: the source is not decoded for this.
+            # The hook as JSON text: the source need not be decoded.
             hook = f"\\n@{request.function_name}.init".encode()
             return hook in bytes(request.function_code)
         self._stays.move_to_end(call.function_key)
         return stays
 
     def again(self, call: Call, outcome: Outcome) -> Call | None:
-        """The call where its function has to run, if it was tried elsewhere."""
+        """Return the call for the place where its function must run, if it ran elsewhere."""
         if outcome.from_user or outcome.error_type != _ELSEWHERE[call.want is None]:
             return None
         stays = call.want is None
-        # A module that changes its mind is not followed.
+        # An answer that contradicts an earlier one is ignored: calls would go round forever.
         if self._stays.setdefault(call.function_key, stays) is not stays:
             return None
         if len(self._stays) > _MOST:

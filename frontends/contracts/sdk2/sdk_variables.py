@@ -1,6 +1,4 @@
-"""Environment variables of a resource of SDK 2.0: the platform's, and those for its
-worker. Pure.
-"""
+"""Environment variables of a resource of SDK 2.0: the platform's, and those for its worker."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ API_ENTRY: Final = "_flashpool.sdk.api_entry"
 QUEUE_ENTRY: Final = "_flashpool.sdk.queue_entry"
 ENTRY_VARIABLE: Final = "FLASHPOOL_SDK_ENTRY"
 
-#: What the platform sets for a resource of a dev session, and for a task's pod.
+#: Variables that the platform sets for a resource of a dev session, and for a task's pod.
 _LIVE: Final = ("RUNPOD_DEV_APP", "RUNPOD_TASK_TOKEN")
 _CONCURRENCY: Final = "RUNPOD_MAX_CONCURRENCY"
 
@@ -29,5 +27,5 @@ def concurrency(environ: Mapping[str, str]) -> int:
 
 
 def is_live(environ: Mapping[str, str]) -> bool:
-    """Whether this endpoint or pod runs sources that a client of SDK 2.0 sends."""
+    """Return whether this endpoint or pod runs sources that a client of SDK 2.0 sends."""
     return any(environ.get(name) for name in _LIVE)

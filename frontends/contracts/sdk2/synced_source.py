@@ -1,12 +1,13 @@
-"""The source of a live API, as its client sent it, and where the last good one is kept.
+"""The source of a live API, as its client sent it, and the store of the last accepted source.
 
-    POST /_runpod/sync  {"source", "resource", "dependencies", "system_dependencies"}  --> SyncedSource
-                                                                                            |
-    <local>/live-apis/<key>.json      always, for the server that comes after this one   <--+
-    <volume>/flashpool/live-apis/     signed, where FLASHPOOL_VOLUME_KEY is set          <--'
+    POST /_runpod/sync {"source", "resource", "dependencies", "system_dependencies"}
+                                                                  `--> SyncedSource
+                                                                            |
+    <local>/live-apis/<key>.json    always, for the next server          <--+
+    <volume>/flashpool/live-apis/   signed, if FLASHPOOL_VOLUME_KEY is set <'
 
 The client sends a source once for each change, and never again: not to a server that was restarted,
-nor to a second server of the endpoint. The key consists of endpoint, app, resource and generation,
+nor to a second server of the endpoint. The key is a hash of endpoint, app, resource and generation,
 so a source never outlives its session.
 """
 
@@ -45,7 +46,7 @@ _NAME_LIMIT: Final = 256
 
 
 class SyncedSource(msgspec.Struct, frozen=True, kw_only=True):
-    """A module, and the API in it to serve."""
+    """A module, and the name of its API."""
 
     source: str
     resource: str
@@ -64,7 +65,7 @@ def read_sync(body: bytes) -> SyncedSource:
     """Decode the body that a client sent.
 
     Raises:
-        InvalidRequest: it is something else.
+        InvalidRequest: the body is not a valid sync.
     """
     try:
         found = msgspec.json.decode(body, type=SyncedSource)
@@ -83,7 +84,7 @@ def read_sync(body: bytes) -> SyncedSource:
 
 
 class SourceStore:
-    """Keeps the last good source; all methods block."""
+    """Keeps the last accepted source; all methods block."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         told = "\0".join(environ.get(name, "") for name in _KEYED_BY)
@@ -103,10 +104,10 @@ class SourceStore:
         return None if volume is None else volume / "flashpool" / FOLDER / self._name
 
     def keep(self, source: SyncedSource) -> None:
-        """Keep it in place of any other.
+        """Replace the source that is kept.
 
         Raises:
-            OSError: it cannot be written everywhere.
+            OSError: the source cannot be written to local disk or to the volume.
         """
         body = msgspec.json.encode(source)
         _write(self._local, body)
@@ -114,7 +115,7 @@ class SourceStore:
             _write(self._shared, self._signature(body) + b"\n" + body)
 
     def find(self) -> SyncedSource | None:
-        """The newest that is there, and can be trusted."""
+        """Return the newest kept source with a valid signature, or None."""
         found = [one for one in (self._of_local(), self._of_volume()) if one is not None]
         return max(found, key=lambda one: one.taken_at, default=None)
 

@@ -1,13 +1,13 @@
-"""``@app.task`` of SDK 2.0: the server of a pod that runs one function and is then ended.
+"""``@app.task`` of SDK 2.0: the server of a pod that runs one function, and is then terminated.
 
-    GET  /ping      {"ready": true}                        without a token, as soon as calls can run
+    GET  /ping      {"ready": true}                        needs no token; 503 until calls can run
     POST /submit    a FunctionRequest and "timeout"        409 while a task runs
     GET  /result    NONE, RUNNING, or DONE with the response
     POST /timeout   {"timeout": seconds}                   counts from now
-    POST /execute   as /submit, and the response itself
+    POST /execute   as /submit, but answers with the response
 
-All routes but ``/ping`` need ``Authorization: Bearer $RUNPOD_TASK_TOKEN``. If nothing runs and no
-request comes for RUNPOD_TASK_IDLE_TIMEOUT, the pod has been forgotten, and terminates itself.
+All routes but ``/ping`` need ``Authorization: Bearer $RUNPOD_TASK_TOKEN``. If no
+task runs and no request arrives for RUNPOD_TASK_IDLE_TIMEOUT, the pod terminates itself.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TaskApp:
         idle_s: float | None = None,
         end_pod: Callable[[], None] | None = None,
     ) -> None:
-        """``end_pod`` blocks; it is called after ``idle_s`` seconds without anybody."""
+        """``end_pod`` blocks; called after ``idle_s`` seconds without a task or a request."""
         self._service = service
         self._admin = admin
         self._token = token.encode()
@@ -96,7 +96,7 @@ class TaskApp:
             await self._admin.stop()
 
     async def _watch(self) -> None:
-        """End the pod when it is forgotten."""
+        """Terminate the pod when it has been idle for too long."""
         if self._end_pod is None or self._idle_s is None:
             return
         while True:
@@ -109,7 +109,7 @@ class TaskApp:
             _log.warning("No request for %g s, and no task runs: terminating the pod", self._idle_s)
             try:
                 await asyncio.to_thread(self._end_pod)
-            except Exception as error:  # noqa: BLE001 - whatever the platform's client raises: it is tried again
+            except Exception as error:  # noqa: BLE001 - tried again later
                 _log.error("The pod cannot be terminated: %s", error)
             await asyncio.sleep(_AGAIN_S)
 

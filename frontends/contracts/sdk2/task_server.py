@@ -31,11 +31,11 @@ _Announce = Callable[[socket.socket, socket.socket | None], None]
 
 
 class TaskTokenMissing(Exception):
-    """Nobody could send this server a task; the message says what to set."""
+    """Without a token, no client can send a task; the message says what to set."""
 
 
 def task_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the defaults of settings in a task's pod: a task may run for any time."""
+    """Return the defaults of settings in a task's pod, such as no time limit."""
     found = {
         "FLASHPOOL_PORT": environ.get(_PORT, "") or _DEFAULT_PORT,
         "FLASHPOOL_CALL_TIMEOUT_S": "none",
@@ -44,7 +44,7 @@ def task_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def serve_task(settings: Settings, announce: _Announce) -> None:
-    """Serve until a signal. ``announce`` is called with both sockets once it listens.
+    """Serve until a signal. ``announce`` is called with both sockets once the server listens.
 
     Raises:
         TaskTokenMissing: no token is set.

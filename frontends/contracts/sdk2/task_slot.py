@@ -1,7 +1,7 @@
-"""The one task of a pod: at most one runs, its end is kept, and its time may be limited later.
+"""The task of a pod: at most one runs, its response is kept, and its timeout may change later.
 
-submit --> RUNNING --ends, whatever way--> DONE, with the response
-              `-- timeout --> its processes are ended --> DONE, and the response says so
+submit --> RUNNING --finishes in any way--> DONE, with the response
+              `-- timeout --> its processes are stopped --> DONE, and the response says so
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TaskSlot:
         self._limit_s: float | None = None
         self._clock: asyncio.TimerHandle | None = None
         self._answering: asyncio.Task[bytes] | None = None
-        #: Monotonic; when a task ended, or there was none from then on.
+        #: Since when no task has run, on the monotonic clock.
         self.idle_since = time.monotonic()
 
     @property
@@ -50,11 +50,11 @@ class TaskSlot:
         return self._answering is not None and not self._answering.done()
 
     def submit(self, body: bytes) -> float | None:
-        """Begin with a task; its timeout.
+        """Start a task; return its timeout.
 
         Raises:
-            Busy: another one runs.
-            FlashpoolError: it is refused.
+            Busy: another task runs.
+            FlashpoolError: the request is refused.
         """
         if self.is_running:
             raise Busy
@@ -67,7 +67,7 @@ class TaskSlot:
         return limit_s
 
     def limit(self, limit_s: float | None) -> None:
-        """End the task when it is not over in so many seconds from now; None: any time."""
+        """Cancel the task if it does not finish within ``limit_s`` from now; None: no limit."""
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
@@ -76,12 +76,12 @@ class TaskSlot:
             self._clock = loop.call_later(limit_s, self._late, limit_s)
 
     async def wait(self) -> bytes:
-        """The response of the task that was submitted last."""
+        """Wait for the task that was submitted last; return its response."""
         assert self._answering is not None
         return await asyncio.shield(self._answering)
 
     def result(self) -> bytes:
-        """Return the task's state, and its response after its end."""
+        """Return the task's state, and its response once it has finished."""
         if self._response is not None:
             return b'{"status":"DONE","response":%b}' % self._response
         return b'{"status":"RUNNING"}' if self.is_running else b'{"status":"NONE"}'
@@ -120,10 +120,10 @@ def _without_timeout(body: bytes) -> tuple[bytes, float | None]:
 
 
 def read_timeout(body: bytes) -> float | None:
-    """The timeout of ``POST /timeout``.
+    """Return the timeout of ``POST /timeout``.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: the timeout is missing or invalid.
     """
     fields = _read(body)
     if _TIMEOUT not in fields:
@@ -151,10 +151,10 @@ def _seconds(raw: Raw | None) -> float | None:
 
 
 def acknowledgement(limit_s: float | None, **fields: str) -> bytes:
-    """An answer that repeats the timeout, without which the client gives up."""
+    """Return an answer that repeats the timeout, which the client requires."""
     return json.dumps({**fields, _TIMEOUT: limit_s}).encode()
 
 
 def refusal(error: FlashpoolError) -> bytes:
-    """An answer that says why not."""
+    """Return an answer with the reason of a refusal."""
     return json.dumps({"error": error.message, "error_type": type(error).__name__}).encode()
