@@ -178,7 +178,7 @@ def _spawning(spawn: Callable[..., int]) -> Callable[..., int]:
         if call_files.is_of_a_call():
             try:
                 _note(b"\0".join(map(os.fsencode, argv)))
-                # None, which `subprocess` passes from Python 3.13 on, means this process's
+                # None, which `subprocess` passes since Python 3.13, means this process's
                 # variables.
                 given = os.environ if env is None else env
                 known = {os.fsdecode(name): os.fsdecode(value) for name, value in given.items()}

@@ -4,7 +4,7 @@
                                                                  '-> FrameReader  (any chunks)
     send_packet ---------------------------> packet  --> receive_packet, receive_packets
 
-Nothing here trusts the other end of a channel: user code may have written to it.
+No function here trusts the other end of a channel: user code may have written to the channel.
 """
 
 from __future__ import annotations

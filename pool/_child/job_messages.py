@@ -6,7 +6,7 @@
 
         ITEM     one item of a generator
         RESULT   the handler's result; the last record
-        FAILED   why there is no result, as an object; the last record
+        FAILED   why the job has no result, as an object; the last record
 
 Bodies are cut into pieces, and have credit, as in all requests (`app_messages`).
 """

@@ -374,7 +374,7 @@ class Exited:
         return cls(worker, status, bool(began), orphans, rss_kb)
 
 
-#: Forms of a result: a pickle (as the codec writes it), JSON text, or nothing, because the items
+#: Forms of a result: a pickle (as encoded by the codec), JSON text, or nothing, because the items
 #: were streamed.
 FORMS = ("pickle", "json", "stream")
 CREDIT_META = struct.Struct("<I")

@@ -71,7 +71,7 @@ class Host(Protocol):
         """Carry out commands of the scheduler."""
 
     def want(self, key: ZygoteKey | None) -> None:
-        """Keep a zygote running, even if no call needs it yet."""
+        """Keep a zygote running, even if no call needs that zygote yet."""
 
     def changed(self) -> None:
         """Notify waiters that something may have changed."""

@@ -89,14 +89,14 @@ Command = Load | Abandon | WantSlot | KeepSlot | ReleaseSlot | Invoke | Close | 
 class InstanceState(enum.Enum):
     """States of an instance."""
 
-    #: It was called; no room is free yet.
+    #: Called; no room is free yet.
     PENDING = "pending"
-    #: It waits for a worker.
+    #: Waits for a worker.
     WANTED = "wanted"
     LOADING = "loading"
     READY = "ready"
-    #: It was asked to close, or its worker is being stopped; the process tree still exists. The
-    #: stats document calls this state ``leaving``.
+    #: Asked to close, or its worker is being stopped; the process tree still exists. The stats
+    #: document calls this state ``leaving``.
     CLOSING = "leaving"
 
 
@@ -119,7 +119,7 @@ class Conflict(Exception):
 
 
 class NotThere(Exception):
-    """The instance that a call requires does not exist; the message says what happened to it."""
+    """The instance that a call requires does not exist; the message says why."""
 
 
 @dataclass(slots=True)
@@ -128,7 +128,7 @@ class WaitingCall:
 
     want: InstanceRequest
     since: float
-    #: Whether the call needs a new instance: an existing one must be closed first.
+    #: Whether the call needs a new instance: an existing instance must be closed first.
     anew: bool
 
 

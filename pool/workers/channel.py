@@ -95,7 +95,7 @@ class WorkerChannel:
             self.unsent.append((memoryview(body)[sent - len(head) :], []))
 
     def hang_up(self) -> None:
-        """Tell the worker that nothing more comes."""
+        """Shut the channel down, which tells the worker that no call will come."""
         try:
             self._sock.shutdown(SHUT_RDWR)
         except OSError:

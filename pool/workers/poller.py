@@ -84,7 +84,7 @@ class Poller:
             owner, ready, _ = watched
             try:
                 ready(owner, fd, events & _WRITABLE != 0)
-            except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
+            except Exception as error:  # noqa: BLE001 - counted, and ends its owner
                 self._failed(fd, watched, error)
 
     def _failed(

@@ -38,7 +38,7 @@ class ScratchDirectories:
         Raises:
             OSError: the directory cannot be created.
         """
-        # Programs that clean temporary directories delete one that was not used for days.
+        # Programs that clean temporary directories delete directories that were unused for days.
         if self._root is None or not self._root.is_dir():
             self._sweep()
             made = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=self._parent)

@@ -20,7 +20,7 @@ from .zygote import ZygoteProcess
 
 #: How many workers a call is given to, if each dies before it begins the call.
 ATTEMPTS: Final = 3
-#: A worker that is stopped sooner than this after it got its call may well not have begun it.
+#: A worker that is stopped sooner than this after it got its call had little time to begin it.
 TO_BEGIN_S: Final = 1.0
 
 
@@ -309,8 +309,8 @@ class Worker:
 
     @property
     def is_over(self) -> bool:
-        """Return whether the worker's frames and output are of no further use, because it has no
-        call or its call has finished.
+        """Return whether nobody needs the worker's frames and output: it has no call, or its call
+        has finished.
         """
         running = self.running
         return self.instance is None and (running is None or (running.done and not running.exiting))

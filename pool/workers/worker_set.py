@@ -93,7 +93,7 @@ class WorkerSet:
         for worker in workers if ready else ():
             try:
                 self._listener.worker_ready(worker)
-            except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
+            except Exception as error:  # noqa: BLE001 - counted, and ends its owner
                 self._recorder.callback_failed(f"the birth of {worker!r}", error)
                 self.failed(worker, error)
         return len(workers)
@@ -279,7 +279,7 @@ class WorkerSet:
             return
         try:
             self._exited(worker, death)
-        except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
+        except Exception as error:  # noqa: BLE001 - counted, and ends its owner
             self._recorder.callback_failed(f"the death of {worker!r}", error)
             with self._recorder.counted(f"the end of {worker!r}"):
                 self.failed(worker, error)
@@ -376,7 +376,7 @@ class WorkerSet:
         worker.link.close()
         try:
             self._listener.worker_gone(worker)
-        except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
+        except Exception as error:  # noqa: BLE001 - counted, and ends its owner
             self._recorder.callback_failed(f"the end of {worker!r}", error)
         worker.running = None  # breaks a cycle that would hold the call's bytes until a collection
 

@@ -1,8 +1,8 @@
 """The past of a pool's zygotes: number of starts, causes of failed starts, causes of losses.
 
-The history of an environment is kept as long as calls may name it: the next start depends on it
-(whether workers are spawned), and so do errors of calls and statistics of a zygote that does not
-run.
+The history of an environment is kept as long as calls may name the environment. The next start
+depends on that history (whether workers are spawned), and so do errors of calls and statistics of
+a zygote that does not run.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ class ZygoteSet:
         for message, fds in messages:
             try:
                 self._on_message(zygote, message, fds)
-            except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
+            except Exception as error:  # noqa: BLE001 - counted, and ends its owner
                 # Later messages concern other calls.
                 self._recorder.callback_failed(f"a message of {zygote!r}", error)
                 self.failed(zygote, error)

@@ -53,7 +53,7 @@ class ForkedWorker:
         self.pid = pid
         self.pidfd = pidfd
         self.mark = mark
-        #: For a worker that is to stop: when it gets SIGTERM, and when SIGKILL.
+        #: Set by `stop`: when the worker gets SIGTERM, and when SIGKILL.
         self.term_at: float | None = None
         self.deadline: float | None = None
 
@@ -67,7 +67,7 @@ class Orphan:
         self.pid = pid
         #: The worker that left it.
         self.owner = owner
-        #: None if there are too many orphans to watch each one.
+        #: None if there are too many orphans to watch each of them.
         self.pidfd: int | None = None
         #: When the orphan gets the next SIGKILL; and when it got the first.
         self.deadline = deadline

@@ -10,7 +10,7 @@ files, or keeps values that must differ between processes and cannot be renewed 
 if it needs such a module. The scout reports what an import read from its surroundings: a call that
 changes any of that runs without preloading.
 
-The scout exits after the imports. If it crashes, its file says how far it came.
+The scout exits after the imports. If it crashes, its file shows which import it had reached.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 #: Values that are renewed for each worker, if modules were preloaded.
 held: randomness.Held | None = None
-#: The process as calls find it.
+#: The surroundings in which calls begin.
 surroundings: Surroundings
 #: Environment variables that differ between calls.
 varying: frozenset[str] = frozenset()

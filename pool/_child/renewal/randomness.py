@@ -146,7 +146,7 @@ def _state(generator: Any) -> Any:
 
 
 def _drawn(before: Any, now: Any) -> int | None:
-    """Return the words that a generator of `random` drew between two states; None if impossible."""
+    """Return how many words a generator of `random` drew between two states; None if impossible."""
     from random import Random
 
     twister = Random()  # noqa: S311 - not for cryptography

@@ -1,4 +1,4 @@
-"""The outcome of a call as bytes for the supervisor: result or exception, and changes it made.
+"""The outcome of a call as bytes for the supervisor: result or exception, and the call's changes.
 
 User code may have damaged the interpreter by then, so the functions needed here are bound
 beforehand.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..channel import Channel
 
-    #: Form of the result, its bytes and descriptors; and the failure, if it has one.
+    #: Form of the result, its bytes and descriptors; and the failure, if any.
     Outcome = tuple[str, bytes, list[int], dict[str, Any]]
 
 #: The builtins of this process, and their original values.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    #: Reports a stage to the supervisor: the stage, what runs in it, and what was left behind.
+    #: Reports to the supervisor: the stage, what runs now, and what was abandoned.
     Tell = Callable[[int, str, str], None]
 
 #: How deep files below a file are searched (text file, zip member, zip, its file), and how many
@@ -141,7 +141,7 @@ def _wait_for_threads(began: float, bound_s: float, tell: Tell) -> str:
 
 
 def _join_threads() -> None:
-    """Join threads like `threading._shutdown`, which must be called in the main thread."""
+    """Join threads like `threading._shutdown`, which takes its caller for the main thread."""
     hooks: list[Callable[[], object]] = threading._threading_atexits  # type: ignore[attr-defined]
     while hooks:
         _attempt(hooks.pop())

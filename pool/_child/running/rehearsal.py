@@ -39,7 +39,8 @@ def rehearse(near: socket, work: Callable[[], None], rounds: int) -> None:
     ``work`` serves one call from a channel; ``near`` is the channel's other end.
 
     The interpreter rewrites new code in place, fills caches and creates objects when they are first
-    needed. In a zygote that happens once; without it, every worker would copy each page for that.
+    needed. In a zygote that happens once; otherwise it would happen in every worker, on copied
+    pages.
     The rehearsal more than halves a call's time on CPython 3.11.
     """
     before = sys.modules[NAME]

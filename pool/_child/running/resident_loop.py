@@ -1,7 +1,7 @@
 """The loop of a resident: overlapping calls, streams, and tasks that the instance leaves on it.
 
     serve: a task for each overlapping CALL, until a frame arrives that must run alone
-    run:   one coroutine, to its end; other tasks go on
+    run:   one coroutine, to its end; other tasks continue
 
 While a plain call has the process to itself, the loop stands still. It runs until it is stopped,
 instead of until a task is done: a task for each frame would take longer than most calls.

@@ -4,7 +4,7 @@
                                      -> as_dict()   the same, for programs
 
 The exception is not trusted: every access that may run its code goes through `text_of` or `read`,
-and every size, breadth and depth is limited. After `describe` the object is no longer needed.
+and every size, breadth and depth is limited. After `describe`, the exception is no longer needed.
 """
 
 from __future__ import annotations

@@ -119,9 +119,7 @@ def _write(file: str, text: str) -> None:
 
 
 def _joining(name: str) -> str:
-    """Return an ``__init__.py`` for a package without one; child processes, without `Finder`, need
-    it.
-    """
+    """Return an ``__init__.py`` for a package without one: child processes have no `Finder`."""
     if not _parts_elsewhere(name.partition(".")[0], None):
         return ""
     return "import pkgutil\n\n__path__ = pkgutil.extend_path(__path__, __name__)\n"

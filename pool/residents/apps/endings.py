@@ -60,7 +60,7 @@ def not_loaded(failure: str) -> AppEnd:
 
 
 def refused(why: str) -> AppEnd:
-    """Return the end of a request for which there is no room, or because the pool stops."""
+    """Return the end of a request that is refused, because no room is free or the pool stops."""
     return AppEnd(kind=EndKind.REFUSED, error_type="Overloaded", message=why)
 
 

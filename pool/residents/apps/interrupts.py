@@ -1,7 +1,7 @@
 """Requests that end before their answers do, and the effect on their workers.
 
 leave   the client has disconnected: the app is notified, and after the grace the task is cancelled
-late    the time limit has passed: the task is cancelled at once; if the task goes on after the
+late    the time limit has passed: the task is cancelled at once; if the task still runs after the
         grace, the worker is killed
 """
 
@@ -141,7 +141,7 @@ class Interrupts:
         self._do(self._table.grace_over(number))
 
     def kill(self, command: states.KillWorker) -> None:
-        """Kill a worker in which a request goes on after it was cancelled."""
+        """Kill a worker in which a cancelled request has not ended within the grace."""
         live = self._traffic.get(command.culprit)
         what = endings.target(live.fields) if live is not None else "a request"
         message = (

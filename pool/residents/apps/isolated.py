@@ -9,8 +9,8 @@ why.
       |                |                   |
       '-- no room      '-- dies: 503       '-- dies: 502; too long: cancelled, then killed
 
-Each process holds a slot, and its GPUs, until it has exited; so at most as many run as the pool has
-slots, and others wait like loads. No other request is in such a process, so none is lost with it.
+Each process holds a slot, and its GPUs, until it has exited. So at most as many run as the pool has
+slots, and others wait like loads. A process has a single request, so its death affects no other.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@
        |                 |
        '-- queue limit   '-- limit: until the answer begins, and again until each further piece
 
-The clock of a request does not count time in which the application waits for the client: to send
-the rest of the body, or to read the answer. All clocks are checked together, some fifty times a
-second while requests exist: most requests end before their first check, so none has a timer of its
-own.
+The clock of a request does not count time in which the application waits for the client (to send
+the rest of the body, or to read the answer), unless the limit covers the whole request. All clocks
+are checked together, some fifty times a second while any runs: most requests end before their first
+check, so none has a timer of its own.
 """
 
 from __future__ import annotations

@@ -36,8 +36,9 @@ class Retirement:
         self._close()
 
     def look(self, *, busy: bool, workers: bool) -> None:
-        """Go on after a change. ``busy``: requests or their tasks are left; ``workers``: so are
-        workers.
+        """Close the app once it has no requests, and finish once it has no workers.
+
+        Called after each change. ``busy``: requests or their tasks are left.
         """
         if self._timer is None:
             return

@@ -35,7 +35,7 @@ from .workers import AppNews, AppWorkers
 
 _log = logging.getLogger(__name__)
 
-#: Most tasks, of all workers, that may go on after their answers.
+#: Most tasks, of all workers, that may continue after their answers.
 _LINGERING = 100_000
 #: Builds an app's environment if necessary, and returns the environment's name.
 Find = Callable[[App], Awaitable[str]]

@@ -53,7 +53,7 @@ class AppTable:
         self.waiting: deque[int] = deque()
         #: The worker of each request that has one.
         self._where: dict[int, AppWorkerRow] = {}
-        #: Requests that no further worker gets, as one died with them or nobody waits for them.
+        #: Requests that no other worker gets: a worker died with them, or nobody waits for them.
         self._once_more: set[int] = set()
         #: Why the latest attempt to load the app failed; empty if it succeeded.
         self.failure = ""

@@ -30,8 +30,8 @@ from flashpool.pool.workers.worker_set import WorkerSet
 
 _log = logging.getLogger(__name__)
 
-#: When its answer is due, a worker itself reports what still runs; at the exit's limit it ends
-#: what may be left behind. The supervisor waits this much longer, then acts by itself.
+#: A worker itself reports what still runs when its answer is due, and abandons its threads at the
+#: exit's limit. The supervisor waits this much longer, then acts.
 MARGIN_S: Final = 0.1
 #: Shown before a worker has reported what runs.
 _FLUSHING: Final = "files"

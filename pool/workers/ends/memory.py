@@ -174,7 +174,7 @@ class MemoryWatch:
                 return False
             if limit.passed_by(used(limit.pid)):
                 self.measures.ask(limit.pid, limit, partial(_measured, limit))
-        except Exception as error:  # noqa: BLE001 - it is counted, and looked at again
+        except Exception as error:  # noqa: BLE001 - counted, and checked again
             if limit not in self._failed:
                 self._failed.add(limit)
                 self._recorder.callback_failed(f"a look at the memory of {limit.pid}", error)

@@ -39,7 +39,7 @@ KILLED_S: Final = 5.0
 HUNG_UP_S: Final = 1.0
 #: A worker that has had its call for so long without starting user code is stopped or stuck.
 BEGIN_S: Final = 10.0
-#: After so long such a worker's state is checked: if stopped (SIGSTOP), it is not waited for.
+#: After so long such a worker's state is checked: one that is stopped (SIGSTOP) is dropped at once.
 LOOK_S: Final = 1.0
 #: Time for a zygote to carry out a stop, beyond the grace.
 STOP_MARGIN_S: Final = 5.0

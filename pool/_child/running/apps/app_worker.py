@@ -6,7 +6,7 @@
     CLOSE        -> the application's shutdown, then exit
 
 All requests run together on the loop; functions that are not coroutines run in the thread pool of
-the application's framework. The module is loaded on the running loop, as a server does it.
+the application's framework. The module is loaded on the running loop, as servers do.
 
 Two exceptions escape from the loop: SystemExit and KeyboardInterrupt. If a request raises one, its
 task catches it, and only that request ends. If a task that outlives its request raises one, it is

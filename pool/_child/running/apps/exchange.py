@@ -292,7 +292,7 @@ class Exchange:
         print(f"{what} ({target!r})", file=sys.stderr)
 
     def look_whether_over(self) -> None:
-        """One turn of the loop after the answer, report LINGERS if the task continues."""
+        """Report LINGERS if the task continues; called one turn of the loop after the answer."""
         if not self.over:
             self.link.send(wire.LINGERS, wire.NUMBER.pack(self.number))
             self.lingers = True

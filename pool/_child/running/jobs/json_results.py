@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Most levels of nested lists and dictionaries.
 DEPTH = 200
-#: Most characters of a path and of a key in it; most places that are searched.
+#: Most characters of a path, and of a key in a path; most values that are searched.
 _PLACE = 300
 _KEY = 60
 _PLACES = 1_000_000
@@ -56,7 +56,7 @@ def _sentence(problem: str) -> str:
 
 
 def _problem(value: Any, name: str) -> str:
-    """Return the problem and its place; empty if there is none."""
+    """Return the problem and its place; empty if the value has no problem."""
     within: list[int] = []
     levels: list[Iterator[tuple[str, Any]]] = [iter([(name, value)])]
     for _ in range(_PLACES):

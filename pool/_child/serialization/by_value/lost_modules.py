@@ -1,7 +1,7 @@
 """Loaded modules that another process would not find by their names.
 
-A program created such a module itself, loaded it from a path, or is a test runner. The contents of
-these modules are pickled by value.
+Such a module was created by the program itself, loaded from a path, or loaded by a test runner. Its
+contents are pickled by value.
 """
 
 from __future__ import annotations
