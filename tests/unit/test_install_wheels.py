@@ -1,4 +1,4 @@
-"""What makes the injected server's environment: where each file of a wheel goes."""
+"""The installer of the injected server's environment: where each file of a wheel goes."""
 
 import importlib.util
 import os
@@ -32,12 +32,14 @@ def installer():
         ("pkg-1.data/data/share/man.1", "env/share/man.1", False),
     ],
 )
-def test_places(installer, name: str, place: str, is_program: bool) -> None:
+def test_each_file_of_a_wheel_has_its_place(
+    installer, name: str, place: str, is_program: bool
+) -> None:
     found = installer.place_of(name, Path("site"), Path("env"))
     assert found == (place, is_program)
 
 
-def test_a_place_that_no_environment_has(installer) -> None:
+def test_a_wheel_with_an_unknown_place_is_refused(installer) -> None:
     with pytest.raises(zipfile.BadZipFile, match="has no place"):
         installer.place_of("pkg-1.data/headers/a.h", Path("site"), Path("env"))
 
@@ -66,7 +68,7 @@ def test_an_environment_is_made_and_can_be_moved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["torn wheel", "file in the way"])
-def test_what_cannot_be_made_is_said(tmp_path: Path, trouble: str) -> None:
+def test_errors_of_the_installer_are_reported(tmp_path: Path, trouble: str) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     environment = tmp_path / "made"

@@ -18,7 +18,7 @@ PACKAGES = ("pool", "envs", "frontends")
 SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 CHILD = ROOT / "pool" / "_child"
 UNIT_TESTS = ROOT / "tests" / "unit"
-#: What a worker's environment always has, beyond the standard library.
+#: Modules that a worker's environment always has, beyond the standard library.
 CHILD_MAY_IMPORT = {"cloudpickle", "tblib", "_flashpool"}
 OURS = {"flashpool", "_flashpool"}
 #: Dependencies that no module imports, and why they are declared all the same.
@@ -64,7 +64,7 @@ def imports_of(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
 
 @cache
 def third_party() -> frozenset[str]:
-    """What the product imports when it runs, and what is neither ours nor the standard library's."""
+    """Third-party modules that the product imports at run time."""
     names: set[str] = set()
     for path in [*SOURCES, *(ROOT / "docker").rglob("*.py")]:
         found = imports_of(nodes_at_run_time(tree_of(path)))
@@ -122,7 +122,7 @@ def test_every_package_is_installed_and_typed():
         assert (folder / "py.typed").exists()
 
 
-def test_unit_tests_lie_in_the_folders_of_what_they_test():
+def test_unit_tests_are_in_the_folders_of_the_code_they_test():
     folders = {path.parent.relative_to(UNIT_TESTS) for path in UNIT_TESTS.rglob("*.py")}
     assert [str(folder) for folder in sorted(folders) if not (ROOT / folder).is_dir()] == []
     assert len(folders) > len(PACKAGES)
@@ -150,12 +150,12 @@ def test_no_two_classes_have_one_name():
 
 
 def test_what_is_imported_is_declared():
-    """Also what another dependency brings today: it may stop doing so."""
+    """This includes transitive dependencies, which may disappear."""
     assert third_party() - set().union(*declared().values()) == set()
 
 
 def test_what_is_declared_is_imported():
-    """Whoever installs flashpool gets all that is declared."""
+    """Every declared dependency is installed with flashpool."""
     used = third_party()
     unused = {name for name, modules in declared().items() if not modules & used}
     assert unused == set(NOT_IMPORTED)

@@ -16,7 +16,7 @@ from flashpool.pool._child import wire
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text("utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-#: What the reference makes of docstrings: classes, and modules with everything in them.
+#: Objects that the reference documents from docstrings: classes, and modules with their members.
 REFERENCE = {
     name
     for page in (ROOT / "docs" / "reference").glob("*.md")
@@ -33,7 +33,7 @@ REFUSALS = {"Unauthorized", "PayloadTooLarge"}
 
 
 def frames() -> list[str]:
-    """Names of the kinds of frame, as `wire` has them between its first and its last number."""
+    """Names of the kinds of frame in `wire`, from the first number to the last."""
     names = [name for name, value in vars(wire).items() if name.isupper() and type(value) is int]
     return names[names.index("CALL") : names.index("FLUSHED")]
 

@@ -1,4 +1,4 @@
-"""The client of SDK 2.0 that `make test` has is the oldest version which calls may have."""
+"""`make test` uses the oldest SDK 2.0 client that calls may have."""
 
 import re
 

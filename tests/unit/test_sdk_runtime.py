@@ -1,4 +1,4 @@
-"""The entry package of images: what is started for what the platform says."""
+"""The entry package of images: what it starts for each kind of endpoint."""
 
 import importlib.util
 import sys
@@ -26,23 +26,23 @@ def start():
         ({"RUNPOD_WEBHOOK_GET_JOB": "http://queue.test"}, "queue"),
     ],
 )
-def test_kinds(start, environ, kind):
+def test_each_kind_starts_its_server(start, environ, kind):
     assert start.kind_of(environ) == kind
 
 
 @pytest.mark.parametrize("environ", [{}, {"RUNPOD_RUNTIME_KIND": "other"}])
-def test_what_is_no_kind_is_refused(start, environ):
+def test_unknown_kinds_are_refused(start, environ):
     with pytest.raises(SystemExit, match="set it to queue, api or task"):
         start.kind_of(environ)
 
 
-def test_the_port_of_the_platform_counts_unless_there_is_one(start):
+def test_the_platforms_port_is_used_unless_one_is_set(start):
     assert start.variables_of("api", {"PORT": "80"}) == {"FLASHPOOL_PORT": "80"}
     assert start.variables_of("api", {"PORT": "80", "FLASHPOOL_PORT": "8000"}) == {}
     assert start.variables_of("queue", {"PORT": "80"}) == {}
 
 
-def test_it_needs_the_standard_library_only():
+def test_the_package_needs_only_the_standard_library():
     names = {path.stem for path in FOLDER.rglob("*.py")}
     assert names == {"__init__", "bootstrap", "runner", "start"}
     text = "".join(path.read_text() for path in FOLDER.rglob("*.py"))

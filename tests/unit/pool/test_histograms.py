@@ -3,7 +3,7 @@ import pytest
 from flashpool.pool.histograms import BOUNDS, MINUTES, Histogram, LastHour
 
 
-def test_buckets_hold_what_is_below_them() -> None:
+def test_buckets_are_cumulative() -> None:
     one = Histogram()
     one.add((3.0, 0.0005, 10_000.0, 0.0))
     one.add(())
@@ -17,7 +17,7 @@ def test_buckets_hold_what_is_below_them() -> None:
     assert one.stats().sum_s == pytest.approx(10_003.00101)
 
 
-def test_percentiles_are_exact_to_their_bucket() -> None:
+def test_percentiles_are_accurate_to_the_bucket() -> None:
     one = Histogram()
     one.add(number / 1000 for number in range(1000))
     assert 0.4 <= one.percentile(0.5) <= 0.6
@@ -33,7 +33,7 @@ def test_one_value_is_every_percentile_at_most() -> None:
     assert one.percentile(0.99) > BOUNDS[-1]
 
 
-def test_the_last_hour_forgets() -> None:
+def test_the_last_hour_drops_older_values() -> None:
     hour = LastHour()
     for minute in range(MINUTES + 30):
         hour.add(minute * 60.0, (0.1,))

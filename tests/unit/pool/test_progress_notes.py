@@ -1,20 +1,20 @@
-"""What is told while an environment is made: the last lines of it, each cut."""
+"""Progress of a build: the last lines are kept, each truncated."""
 
 from flashpool.pool.progress_notes import LINE_LIMIT, LINES, ProgressNotes
 
 
-def test_lines_stand_as_they_came():
+def test_lines_keep_their_order():
     notes = ProgressNotes()
     assert notes.add("Resolving versions") == "Resolving versions"
     notes.add("Installing")
     assert notes.text() == b"Resolving versions\nInstalling\n"
 
 
-def test_nothing_told_is_nothing_written():
+def test_without_progress_nothing_is_written():
     assert ProgressNotes().text() == b""
 
 
-def test_a_long_line_is_cut_for_all_who_hear_it():
+def test_a_long_line_is_truncated_for_all_listeners():
     notes = ProgressNotes()
     kept = notes.add("x" * (LINE_LIMIT + 1))
     assert (len(kept), len(notes.text())) == (LINE_LIMIT, LINE_LIMIT + 1)
@@ -28,7 +28,7 @@ def test_the_last_lines_are_kept():
     assert (lines[0], lines[-1], len(lines)) == ("1", str(LINES), LINES)
 
 
-def test_what_is_no_text_does_not_fail():
+def test_lone_surrogates_do_not_raise():
     notes = ProgressNotes()
     notes.add("a lone \udc80 surrogate")
     assert b"\\udc80" in notes.text()

@@ -31,7 +31,7 @@ def outcomes(number):
 
 
 @pytest.mark.parametrize("number", [1, 255, 256, 257, 1000])
-def test_each_phase_has_the_calls_that_went_through_it(clock, number):
+def test_each_phase_counts_the_calls_that_had_it(clock, number):
     recorder = Recorder()
     found = list(outcomes(number))
     for one in found:
@@ -63,7 +63,7 @@ def test_each_phase_has_the_calls_that_went_through_it(clock, number):
     assert sum(recorder.outcomes.values()) == recorder.calls == number
 
 
-def test_each_call_is_in_the_minute_in_which_it_ended(clock):
+def test_each_call_counts_in_the_minute_in_which_it_finished(clock):
     recorder, (ok,) = Recorder(), list(outcomes(1))
     first = clock.now
     for minute, number in enumerate([3, 0, 300, 1]):

@@ -1,4 +1,4 @@
-"""The clock that stands still with the process."""
+"""The clock that does not advance while the process is stopped."""
 
 import pytest
 
@@ -15,12 +15,12 @@ def clock():
     return clock
 
 
-def test_it_is_the_monotonic_clock_until_the_first_beat(clock) -> None:
+def test_before_the_first_beat_it_is_the_monotonic_clock(clock) -> None:
     clock.at += 1000
     assert clock.time.now() == 1100
 
 
-def test_a_beat_that_is_a_little_late_is_no_pause(clock) -> None:
+def test_a_slightly_late_beat_is_not_a_pause(clock) -> None:
     for _ in range(10):
         clock.time.beat()
         clock.at += BEAT_S + SLACK_S
@@ -28,7 +28,7 @@ def test_a_beat_that_is_a_little_late_is_no_pause(clock) -> None:
     assert clock.time.stood_still == 0
 
 
-def test_the_first_beat_after_a_pause_notices_it(clock) -> None:
+def test_the_first_beat_after_a_pause_detects_it(clock) -> None:
     clock.time.beat()
     clock.at += BEAT_S + 500
     assert clock.time.beat() == pytest.approx(100 + BEAT_S)

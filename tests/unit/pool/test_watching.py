@@ -7,7 +7,7 @@ from flashpool.pool.calls import Call, Codec, Outcome
 from flashpool.pool.watching import OutputFeed
 
 
-def test_names_stand_for_numbers_of_this_process_alone() -> None:
+def test_public_ids_are_valid_in_this_process_only() -> None:
     assert call_ids.number_of(call_ids.name_of(17)) == 17
     assert call_ids.number_of("17") == 17
     for text in ("", "-", "x-17", "17-", f"{call_ids.prefix}-²", "9" * 40):
@@ -17,7 +17,7 @@ def test_names_stand_for_numbers_of_this_process_alone() -> None:
         assert call_ids.GIVEN.fullmatch(text) is None
 
 
-def test_a_fork_gives_other_names() -> None:
+def test_a_forked_process_has_other_public_ids() -> None:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -29,7 +29,7 @@ def test_a_fork_gives_other_names() -> None:
     os.close(reader)
 
 
-def test_a_slow_reader_loses_output_and_hears_how_much() -> None:
+def test_a_slow_reader_loses_output_and_learns_how_much() -> None:
     async def read() -> "list[bytes]":
         feed = OutputFeed(b"kept;", limit=10)
         feed.put(b"12345678")
@@ -47,7 +47,7 @@ def test_a_slow_reader_loses_output_and_hears_how_much() -> None:
     ]
 
 
-def test_a_silent_feed_does_not_hold_its_reader() -> None:
+def test_a_silent_feed_does_not_block_its_reader() -> None:
     assert asyncio.run(OutputFeed().next(0.01)) is None
 
 

@@ -9,7 +9,7 @@ from support.lean import LeanWorker
 
 @pytest.fixture(scope="session", autouse=True)
 def worker() -> Iterator[LeanWorker]:
-    """For all modules of this folder: begun within one, it would count as left behind by that."""
+    """One worker for all modules here; started in a module, it would count as a leak of it."""
     worker = LeanWorker()
     yield worker
     worker.close()

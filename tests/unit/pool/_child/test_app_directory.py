@@ -1,4 +1,4 @@
-"""Which module an import finds, with an app's directory in front; each in an interpreter of its own."""
+"""Which modules imports find with an app's directory first, each in a new interpreter."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from _flashpool import app_directory
 
 
 def told(folder: Path, code: str) -> Any:
-    """What the code puts into `found`."""
+    """Run the code; return what it puts into `found`."""
     text = BEGIN.replace("CHILD", repr(str(CHILD)))
     program = f"{text}\ndirectory = {str(folder)!r}\n{code}\nprint(json.dumps(found))"
     done = subprocess.run(
@@ -29,7 +29,7 @@ def told(folder: Path, code: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_what_a_directory_hides(tmp_path: Path) -> None:
+def test_modules_of_the_app_shadow_installed_ones(tmp_path: Path) -> None:
     (tmp_path / "queue.py").write_text("")
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("")
@@ -41,7 +41,7 @@ def test_what_a_directory_hides(tmp_path: Path) -> None:
     ]
 
 
-def test_a_zygote_runs_no_code_of_the_apps_and_its_worker_does(tmp_path: Path) -> None:
+def test_only_workers_run_code_of_the_app_not_zygotes(tmp_path: Path) -> None:
     (tmp_path / "queue.py").write_text("raise SystemExit('code of the app')")
     code = """
 app_directory.put_first(directory)
@@ -56,7 +56,7 @@ except SystemExit as error:
     assert told(tmp_path, code) == [[True, True], "code of the app", 1]
 
 
-def test_a_package_that_was_imported_from_elsewhere_makes_room(tmp_path: Path) -> None:
+def test_a_package_imported_from_elsewhere_is_replaced_by_the_apps(tmp_path: Path) -> None:
     elsewhere, app = tmp_path / "elsewhere", tmp_path / "app"
     for folder, whose in ((elsewhere, "ours"), (app, "theirs")):
         (folder / "shared").mkdir(parents=True)
@@ -74,7 +74,7 @@ found = [shared.whose, theirs.whose, theirs is again, "shared.part" in sys.modul
     assert told(app, code) == ["ours", "theirs", True, False]
 
 
-def test_what_an_interpreter_needs_to_start_stays(tmp_path: Path) -> None:
+def test_modules_that_the_interpreter_needs_to_start_stay(tmp_path: Path) -> None:
     for name in ("os", "sys", "abc", "encodings", "time"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(name)")
     code = """

@@ -1,4 +1,4 @@
-"""Messages of apps: what is packed comes out again, and what strangers write is refused in words."""
+"""Messages of apps: packed messages round-trip, and malformed ones are refused with a message."""
 
 import pytest
 from hypothesis import given
@@ -10,14 +10,14 @@ HEADERS = st.lists(st.tuples(st.binary(max_size=30), st.binary(max_size=50)), ma
 
 
 @given(HEADERS, st.integers(100, 599), st.booleans())
-def test_an_answers_head_comes_out_as_it_went_in(headers, status, more):
+def test_an_answers_head_round_trips(headers, status, more):
     fields = [part for pair in headers for part in pair]
     meta = app_messages.pack_response(7, status, more, fields)
     assert app_messages.unpack_response(meta) == (7, status, more, headers)
 
 
 @given(HEADERS, st.text(max_size=20), st.binary(max_size=20))
-def test_a_requests_head_comes_out_as_it_went_in(headers, path, query):
+def test_a_requests_head_round_trips(headers, path, query):
     connection = ("http", "", ("::1", 1), None)
     fields = app_messages.request_fields(
         connection, "GET", "1.1", path, path.encode(), query, headers
@@ -31,7 +31,7 @@ def test_a_requests_head_comes_out_as_it_went_in(headers, path, query):
 
 
 @given(st.binary(max_size=200))
-def test_what_is_no_message_is_a_bad_frame(data):
+def test_a_malformed_message_is_a_bad_frame(data):
     for unpack in (
         app_messages.unpack_response,
         app_messages.unpack_flags,
@@ -44,7 +44,7 @@ def test_what_is_no_message_is_a_bad_frame(data):
 
 
 @pytest.mark.parametrize("status", [0, 99, 600, 65535])
-def test_a_status_that_is_none_is_a_bad_frame(status):
+def test_an_invalid_status_is_a_bad_frame(status):
     with pytest.raises(wire.BadFrame, match="does not begin an answer"):
         app_messages.unpack_response(app_messages.pack_response(1, status, 0, []))
 

@@ -1,4 +1,4 @@
-"""Records of jobs, cut from whatever pieces they come in."""
+"""Records of jobs, reassembled from pieces of any size."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from flashpool.pool._child import job_messages, wire
 
 
 @pytest.mark.parametrize("size", [1, 3, 9, 10, 11, 1000])
-def test_records_are_cut_from_pieces_of_any_size(size: int) -> None:
+def test_records_are_reassembled_from_pieces_of_any_size(size: int) -> None:
     wanted = [(job_messages.ITEM, b"1"), (job_messages.ITEM, b""), (job_messages.RESULT, b"x" * 50)]
     data = b"".join(job_messages.pack(kind, body) for kind, body in wanted)
     reader = job_messages.RecordReader(10, 50)
@@ -20,7 +20,7 @@ def test_records_are_cut_from_pieces_of_any_size(size: int) -> None:
 @pytest.mark.parametrize(
     ("kind", "body"), [(job_messages.ITEM, b"x" * 11), (job_messages.RESULT, b"x" * 51), (9, b"")]
 )
-def test_what_is_too_large_or_unknown_is_refused_by_its_head(kind: int, body: bytes) -> None:
+def test_oversized_and_unknown_records_are_refused_by_their_head(kind: int, body: bytes) -> None:
     reader = job_messages.RecordReader(10, 50)
     with pytest.raises(wire.BadFrame, match="not a record"):
         list(reader.feed(job_messages.pack(kind, body)[: job_messages.HEAD_SIZE]))

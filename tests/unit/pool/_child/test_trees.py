@@ -1,4 +1,4 @@
-"""Directories that calls filled are removed, and nothing beside them."""
+"""Removal of directories that calls filled, and of nothing else."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from flashpool.pool._child import trees
 
 
 def nested(top: Path, depth: int) -> None:
-    """A chain of directories, deeper than a path can say."""
+    """Create a chain of directories that is longer than a path may be."""
     before = os.open(".", os.O_RDONLY)
     os.chdir(top)
     try:
@@ -23,7 +23,7 @@ def nested(top: Path, depth: int) -> None:
         os.close(before)
 
 
-def test_a_tree_deeper_than_recursion_and_paths_bear(tmp_path):
+def test_a_tree_deeper_than_recursion_and_path_limits_is_removed(tmp_path):
     top = tmp_path / "top"
     top.mkdir()
     nested(top, 3 * sys.getrecursionlimit())
@@ -31,7 +31,7 @@ def test_a_tree_deeper_than_recursion_and_paths_bear(tmp_path):
     assert not top.exists()
 
 
-def test_many_files_directories_and_links(tmp_path):
+def test_a_tree_of_many_files_directories_and_links_is_removed(tmp_path):
     top, outside = tmp_path / "top", tmp_path / "outside"
     (outside / "kept").mkdir(parents=True)
     for one in ("a/b/c", "a/d", "e"):
@@ -47,18 +47,18 @@ def test_many_files_directories_and_links(tmp_path):
     assert (outside / "kept").is_dir()
 
 
-def test_a_link_is_not_a_tree(tmp_path):
+def test_a_link_is_removed_without_its_target(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
     assert not trees.remove(str(tmp_path / "link"))
     assert (tmp_path / "there").is_dir()
 
 
-def test_what_is_not_there_is_removed(tmp_path):
+def test_removing_a_missing_tree_succeeds(tmp_path):
     assert trees.remove(str(tmp_path / "nothing"))
 
 
-def test_what_cannot_be_removed_ends_it(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_removed_ends_the_removal(tmp_path, monkeypatch):
     (tmp_path / "top" / "a" / "b").mkdir(parents=True)
     rmdir = os.rmdir
 
@@ -73,7 +73,7 @@ def test_what_cannot_be_removed_ends_it(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("user", [0, 65534])
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
-def test_directories_without_permissions(tmp_path, user):
+def test_directories_without_permissions_are_removed(tmp_path, user):
     top = tmp_path / "top"
     (top / "shut" / "inner").mkdir(parents=True)
     (top / "shut" / "inner" / "file").touch()

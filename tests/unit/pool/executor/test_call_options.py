@@ -1,4 +1,4 @@
-"""What editors are told of `Pool`'s keywords is what there is, with the types there are."""
+"""The typed keywords that editors see for `Pool` match the real ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATHS = {"base_python", "workdir"}
     [(CallKeywords, CallOptions, ()), (PoolKeywords, PoolConfig, pool_parameters.TAKEN)],
     ids=["options", "pool"],
 )
-def test_keywords_are_those_that_there_are(
+def test_typed_keywords_match_the_real_ones(
     keywords: Any, kept: Any, left_out: tuple[str, ...]
 ) -> None:
     types = {field.name: get_type_hints(kept)[field.name] for field in fields(kept)}
@@ -32,7 +32,7 @@ def test_keywords_are_those_that_there_are(
     hints = get_type_hints(keywords)
     assert list(hints) == list(expected), "in the same order, so that they are easy to compare"
     for name, kind in expected.items():
-        # A caller may give more kinds of value than are kept.
+        # A caller may pass more types than the stored value has.
         if kind == tuple[str, ...]:
             kind = Iterable[str]
         elif name in PATHS:
@@ -57,7 +57,7 @@ with Pool(2, queue_limit=3, preload=["json"]) as pool:
 
 
 @pytest.mark.slow
-def test_a_type_checker_knows_them(tmp_path: Path) -> None:
+def test_a_type_checker_accepts_the_keywords(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     wrong = [number for number, line in enumerate(PROGRAM.splitlines(), 1) if number > 6 and line]

@@ -1,4 +1,4 @@
-"""What `Pool` takes: each value that makes no sense is refused by name, before anything starts."""
+"""Parameters of `Pool`: each invalid value is refused by name, before anything starts."""
 
 import math
 from dataclasses import fields
@@ -40,37 +40,37 @@ NAN, INFINITE = math.nan, math.inf
         *[("show_output", value) for value in ("no", None)],
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(name, value):
+def test_invalid_values_are_refused_by_name(name, value):
     with pytest.raises(InvalidRequest, match=f"{name}.*; got ") as caught:
         Pool(**{name: value})
     assert repr(value) in str(caught.value)
 
 
 @pytest.mark.parametrize("variables", [{"A": 1}, {"A=B": "1"}, {"": "1"}, {"A": "\0"}])
-def test_variables_that_no_environment_can_have(variables):
+def test_invalid_environment_variables_are_refused(variables):
     with pytest.raises(InvalidRequest, match=r"^worker_env: .*variable"):
         Pool(worker_env=variables)
 
 
-def test_it_says_what_is_accepted():
+def test_the_error_says_which_values_are_valid():
     with pytest.raises(InvalidRequest) as caught:
         Pool(queue_limit=-1)
     assert str(caught.value) == "queue_limit must be a whole number, 0 or more, or None; got -1"
 
 
 @pytest.mark.parametrize("name", ["slots", "call_timeout_s", "max_tasks_per_child"])
-def test_names_that_are_none(name):
+def test_unknown_parameters_are_refused(name):
     with pytest.raises(InvalidRequest, match=f"unknown parameter {name}.*valid names: max_workers"):
         Pool(**{name: 1})
 
 
 @pytest.mark.parametrize("value", [0, -1])
-def test_as_the_standard_library_has_it(value):
+def test_max_workers_below_one_raises_as_in_the_standard_library(value):
     with pytest.raises(ValueError, match="max_workers must be greater than 0"):
         Pool(value)
 
 
-def test_what_makes_sense_is_taken(tmp_path):
+def test_valid_values_are_accepted(tmp_path):
     pool = Pool(
         3,
         timeout=1,
@@ -108,21 +108,21 @@ def test_defaults_are_accepted():
         *[("memory_mb", value) for value in (1, 15, 1 << 31)],
     ],
 )
-def test_options_that_make_no_sense(name, value):
+def test_invalid_options_are_refused(name, value):
     with pytest.raises(InvalidRequest, match=f"^{name} must be .*; got ") as caught:
         Pool().options(**{name: value})
     assert repr(value) in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [0, 1001, 1.5, True])
-def test_a_concurrency_that_makes_no_sense(value):
+def test_an_invalid_max_concurrency_is_refused(value):
     with pytest.raises(
         InvalidRequest, match=r"^max_concurrency must be a whole number, 1 to 1000; got"
     ):
         Pool().instance(object, max_concurrency=value)
 
 
-def test_calls_start_where_a_relative_path_led_when_the_pool_was_made(tmp_path, monkeypatch):
+def test_a_relative_workdir_is_resolved_when_the_pool_is_created(tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path)
     assert check({"workdir": "there"})["workdir"] == str(tmp_path / "there")

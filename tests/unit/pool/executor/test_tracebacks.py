@@ -1,4 +1,4 @@
-"""What a caller gets raised, for every kind of failed outcome."""
+"""Which exception a caller gets for each kind of failed outcome."""
 
 import pickle
 import traceback
@@ -31,7 +31,7 @@ def of_user(exc: BaseException, **fields) -> Outcome:
     )
 
 
-def test_the_exception_itself_with_its_frames():
+def test_the_exception_is_raised_with_its_frames():
     error = tracebacks.restore(of_user(raised(ValueError("boom", 3))))
     assert type(error) is ValueError
     assert error.args == ("boom", 3)
@@ -46,7 +46,7 @@ def test_an_uncaught_error_prints_the_remote_text():
     assert isinstance(error.__cause__, tracebacks.RemoteTraceback)
 
 
-def test_causes_stay_and_the_text_comes_after_the_last():
+def test_causes_stay_and_the_remote_text_follows_the_last():
     def chain():
         try:
             raise KeyError("first")
@@ -72,13 +72,13 @@ def test_a_context_that_was_suppressed_stays_so():
     assert tracebacks.restore(of_user(caught.value)).__suppress_context__
 
 
-def test_base_exceptions_are_not_raised_here():
+def test_base_exceptions_are_wrapped():
     error = tracebacks.restore(of_user(raised(SystemExit(3))))
     assert type(error) is SystemExit
     assert error.args == (3,)
 
 
-def test_without_a_pickle_a_stand_in_says_what_it_was():
+def test_without_a_pickle_a_stand_in_describes_the_exception():
     outcome = Outcome(
         error_type="Odd",
         error=TEXT,
@@ -106,7 +106,7 @@ def exit_now():
     [b"nonsense", pickle.dumps("no exception"), pickle.dumps(Exits()), b"cno_such_module\nE\n)R."],
     ids=["garbage", "not an exception", "exits", "unknown class"],
 )
-def test_what_cannot_be_rebuilt_becomes_a_stand_in(data):
+def test_an_exception_that_cannot_be_unpickled_becomes_a_stand_in(data):
     error = tracebacks.restore(
         Outcome(error_type="Odd", error=TEXT, exception=data, from_user=True)
     )
@@ -115,7 +115,7 @@ def test_what_cannot_be_rebuilt_becomes_a_stand_in(data):
 
 
 @pytest.mark.parametrize("name", sorted(errors.BY_NAME))
-def test_ends_that_the_pool_made_have_their_own_class(name):
+def test_failures_by_the_pool_have_their_own_classes(name):
     details = {"phase": "run", "message": "a detail of that name"}
     error = tracebacks.restore(Outcome(error_type=name, error="why", details=details))
     assert type(error) is errors.BY_NAME[name]
@@ -123,7 +123,7 @@ def test_ends_that_the_pool_made_have_their_own_class(name):
     assert error.details == details
 
 
-def test_a_users_class_of_the_same_name_is_the_users():
+def test_a_users_exception_class_of_the_same_name_is_kept():
     class Timeout(Exception):
         pass
 

@@ -1,4 +1,4 @@
-"""What operators see of GPUs, through the real pynvml, from a library whose GPUs a test scripts."""
+"""Health figures of GPUs, read with the real pynvml from a scripted NVML library."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ async def devices(nvml: Nvml) -> list[Device]:
     return list((await nvml.inventory()).devices)
 
 
-def test_each_figure_is_that_of_the_driver(nvml_here: ScriptedNvml) -> None:
+def test_each_figure_comes_from_the_driver(nvml_here: ScriptedNvml) -> None:
     nvml_here.gpu(0, used=GIB, health=ALL)
     nvml_here.gpu(1, health="temperature 40")
 
@@ -45,7 +45,9 @@ def test_each_figure_is_that_of_the_driver(nvml_here: ScriptedNvml) -> None:
     asyncio.run(lives())
 
 
-def test_a_mig_device_has_its_own_memory_and_the_rest_of_its_gpu(nvml_here: ScriptedNvml) -> None:
+def test_a_mig_device_has_its_own_memory_and_its_gpus_other_figures(
+    nvml_here: ScriptedNvml,
+) -> None:
     whole = nvml_here.gpu(0, mig=2, used=GIB, health=ALL)
 
     async def lives() -> None:
@@ -65,7 +67,7 @@ def test_a_mig_device_has_its_own_memory_and_the_rest_of_its_gpu(nvml_here: Scri
     asyncio.run(lives())
 
 
-def test_xid_errors_are_counted_from_the_first_look_on_and_told(
+def test_xid_errors_are_counted_and_logged(
     nvml_here: ScriptedNvml, caplog: pytest.LogCaptureFixture
 ) -> None:
     nvml_here.gpus(3)
@@ -85,7 +87,7 @@ def test_xid_errors_are_counted_from_the_first_look_on_and_told(
         assert watch.xids(other) == (1, 43)
         await watch.look([one, other])
         assert watch.xids(one) == (2, 79)
-        # A storm of them takes several looks, and none is lost.
+        # A storm of errors takes several reads, and no error is lost.
         nvml_here.xid(1, *[31] * (XIDS_AT_ONCE + 5))
         await watch.look([one, other])
         assert watch.xids(other) == (1 + XIDS_AT_ONCE, 31)
@@ -99,7 +101,7 @@ def test_xid_errors_are_counted_from_the_first_look_on_and_told(
     assert "Xid error 48" not in caplog.text
 
 
-def test_a_driver_without_events_or_figures_is_no_trouble(nvml_here: ScriptedNvml) -> None:
+def test_a_driver_without_events_or_figures_is_tolerated(nvml_here: ScriptedNvml) -> None:
     nvml_here.gpu(0, nvmlDeviceRegisterEvents=NOT_SUPPORTED)
     nvml_here.driver(nvmlEventSetWait=UNKNOWN)
 
@@ -133,7 +135,7 @@ def test_figures_of_a_lost_gpu_are_not_kept(nvml_here: ScriptedNvml) -> None:
     asyncio.run(lives())
 
 
-def test_the_monitor_looks_until_it_is_closed(
+def test_the_monitor_reads_until_it_is_closed(
     nvml_here: ScriptedNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK_S", 0.01)

@@ -1,4 +1,4 @@
-"""The watch over the GPUs: it looks when told, and ends when told."""
+"""The monitor of GPUs: it reads the devices when poked, and stops when closed."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ def watch() -> GpuMonitor:
     return GpuMonitor(table, time.monotonic)
 
 
-def test_it_ends_although_it_is_told_to_look_at_the_same_moment(nvml_here: ScriptedNvml) -> None:
+def test_close_works_while_a_read_was_just_requested(nvml_here: ScriptedNvml) -> None:
     nvml_here.gpus(1)
 
     async def lives() -> None:
@@ -33,7 +33,7 @@ def test_it_ends_although_it_is_told_to_look_at_the_same_moment(nvml_here: Scrip
     asyncio.run(lives())
 
 
-def test_what_a_device_goes_through_is_told(nvml_here: ScriptedNvml) -> None:
+def test_changes_of_a_devices_state_are_reported(nvml_here: ScriptedNvml) -> None:
     (uuid,) = nvml_here.gpus(1)
     told: list[GpuState] = []
 
@@ -64,7 +64,7 @@ def test_what_a_device_goes_through_is_told(nvml_here: ScriptedNvml) -> None:
     assert told == [GpuState.QUARANTINED, GpuState.FREE]
 
 
-def test_it_goes_on_when_something_fails_on_the_way(
+def test_the_monitor_survives_exceptions(
     nvml_here: ScriptedNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(monitor, "FIND_AGAIN_S", 0.01)

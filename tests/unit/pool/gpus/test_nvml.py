@@ -1,4 +1,4 @@
-"""Reading GPUs through the real pynvml, from a library whose GPUs a test scripts."""
+"""Reading GPUs with the real pynvml from a scripted NVML library."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ def read(asked: tuple[Nvml, Ask], *uuids: str, processes: Container[str] = ()) -
     return found
 
 
-def test_inventory_in_pci_order(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
+def test_the_inventory_is_in_pci_order(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
     uuids = driver.gpus(8)
     found = inventory(asked)
     assert [one.uuid for one in found.devices] == uuids
@@ -58,9 +58,11 @@ def test_inventory_in_pci_order(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -
     assert (found.driver, found.reason, found.ill) == ("580.95.05", "", False)
 
 
-def test_a_gpu_in_mig_mode_is_its_parts(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
+def test_a_gpu_in_mig_mode_is_listed_as_its_mig_devices(
+    driver: ScriptedNvml, asked: tuple[Nvml, Ask]
+) -> None:
     whole, cut = driver.gpu(0), driver.gpu(1, mig=3)
-    (driver.folder / "devices/1.1").unlink()  # a part was removed: its number is free
+    (driver.folder / "devices/1.1").unlink()  # a MIG device was removed, so its number is free
     devices = inventory(asked).devices
     assert [(one.uuid, one.parent, one.part) for one in devices] == [
         (whole, None, None),
@@ -69,7 +71,7 @@ def test_a_gpu_in_mig_mode_is_its_parts(driver: ScriptedNvml, asked: tuple[Nvml,
     ]
 
 
-def test_what_nobody_foresaw_is_told_as_an_illness(
+def test_unexpected_errors_are_reported_as_failures(
     driver: ScriptedNvml, asked: tuple[Nvml, Ask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (uuid,) = driver.gpus(1)
@@ -85,7 +87,9 @@ def test_what_nobody_foresaw_is_told_as_an_illness(
     assert read(asked, uuid) == [Reading(uuid=uuid, used_bytes=None, failure="TypeError: odd")]
 
 
-def test_no_library(monkeypatch: pytest.MonkeyPatch, asked: tuple[Nvml, Ask]) -> None:
+def test_without_the_library_there_are_no_gpus(
+    monkeypatch: pytest.MonkeyPatch, asked: tuple[Nvml, Ask]
+) -> None:
     monkeypatch.setattr(nvml, "LIBRARY", "libnvidia-ml-of-nobody.so.1")
     found = inventory(asked)
     assert not found.devices
@@ -93,7 +97,7 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch, asked: tuple[Nvml, Ask]) ->
     assert not found.ill
 
 
-def test_without_a_driver_nothing_large_is_imported() -> None:
+def test_without_a_driver_pynvml_is_not_imported() -> None:
     code = """if True:
         import asyncio, sys, threading
         from flashpool.pool.gpus import nvml
@@ -107,7 +111,7 @@ def test_without_a_driver_nothing_large_is_imported() -> None:
     assert done.stdout.split() == ["False", "1"]
 
 
-def test_a_library_without_a_driver_or_a_gpu_is_a_machine_without_gpus(
+def test_without_a_driver_or_a_gpu_there_are_no_gpus(
     driver: ScriptedNvml, asked: tuple[Nvml, Ask]
 ) -> None:
     driver.no_driver()
@@ -119,7 +123,7 @@ def test_a_library_without_a_driver_or_a_gpu_is_a_machine_without_gpus(
     assert (found.reason, found.ill) == ("the NVIDIA driver shows no GPU", False)
 
 
-def test_a_driver_that_fails_is_ill(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
+def test_errors_of_the_driver_are_reported(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
     driver.gpus(2)
     driver.driver(nvmlInit=script.UNKNOWN)
     found = inventory(asked)
@@ -129,9 +133,7 @@ def test_a_driver_that_fails_is_ill(driver: ScriptedNvml, asked: tuple[Nvml, Ask
     assert len(inventory(asked).devices) == 2
 
 
-def test_a_gpu_that_is_lost_is_left_out_and_told(
-    driver: ScriptedNvml, asked: tuple[Nvml, Ask]
-) -> None:
+def test_a_lost_gpu_is_left_out_and_reported(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
     driver.gpus(2)
     driver.gpu(0, lost=True)
     found = inventory(asked)
@@ -141,7 +143,7 @@ def test_a_gpu_that_is_lost_is_left_out_and_told(
     assert inventory(asked).ill
 
 
-def test_memory_and_processes(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
+def test_memory_and_processes_are_read(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
     (uuid,) = driver.gpus(1)
     inventory(asked)
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -161,7 +163,7 @@ def test_processes_may_be_unknown(driver: ScriptedNvml, asked: tuple[Nvml, Ask])
     assert (reading.used_bytes, reading.processes) == (4 * MIB, None)
 
 
-def test_a_device_that_does_not_tell_its_memory(
+def test_a_device_without_memory_figures_is_tolerated(
     driver: ScriptedNvml, asked: tuple[Nvml, Ask]
 ) -> None:
     driver.gpu(0, nvmlDeviceGetMemoryInfo=script.NOT_SUPPORTED)
@@ -169,7 +171,7 @@ def test_a_device_that_does_not_tell_its_memory(
     assert device.memory_bytes is None
 
 
-def test_a_gpu_that_is_lost_and_found(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
+def test_a_gpu_that_was_lost_can_return(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
     first, second = driver.gpus(2)
     inventory(asked)
     driver.gpu(0, lost=True)
@@ -181,7 +183,7 @@ def test_a_gpu_that_is_lost_and_found(driver: ScriptedNvml, asked: tuple[Nvml, A
     assert read(asked, first)[0].used_bytes == 4 * MIB
 
 
-def test_a_driver_that_hangs_holds_up_nobody(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
+def test_a_driver_that_hangs_blocks_nothing(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
     (uuid,) = driver.gpus(1)
     inventory(asked)
     driver.driver(hang="nvmlDeviceGetMemoryInfo")

@@ -1,4 +1,4 @@
-"""The table of GPUs: leases, the line of claims, and what happens to memory that stays."""
+"""The table of GPUs: leases, the wait queue of claims, and memory that is not freed."""
 
 import pytest
 from hypothesis import settings
@@ -24,7 +24,7 @@ def table(number: int = 4, *, calls_per_gpu: int = 1, **policy: float) -> GpuTab
 
 
 class Story:
-    """A table with a clock, and the driver's answers."""
+    """A table with a simulated clock and scripted answers of the driver."""
 
     def __init__(self, gpus: GpuTable) -> None:
         self.gpus = gpus
@@ -45,7 +45,7 @@ class Story:
         return [claim for claim, _uuids in self.gpus.grants()]
 
     def look(self, seconds: float = 0.0) -> list[GpuChange | None]:
-        """Let time pass, and read what is due."""
+        """Let time pass and read the devices that are due."""
         self.now += seconds
         return [
             self.gpus.read(
@@ -64,7 +64,7 @@ class Story:
         return list(self.gpus)[index]
 
 
-def test_each_lease_is_of_other_devices_until_all_are_out() -> None:
+def test_leases_are_on_different_devices_until_all_are_leased() -> None:
     story = Story(table(4))
     leases = [story.lease() for _ in range(4)]
     assert len({lease.uuids for lease in leases}) == 4
@@ -80,7 +80,7 @@ def test_a_lease_of_many_has_as_many_different_devices() -> None:
     assert len(set(Story(table(4, calls_per_gpu=3)).lease(4).uuids)) == 4
 
 
-def test_a_lease_is_given_back_once() -> None:
+def test_a_lease_is_released_only_once() -> None:
     story = Story(table())
     lease = story.lease()
     story.gpus.release(lease, story.now)
@@ -88,7 +88,7 @@ def test_a_lease_is_given_back_once() -> None:
         story.gpus.release(lease, story.now)
 
 
-def test_only_what_is_granted_can_be_taken() -> None:
+def test_only_granted_claims_can_be_taken() -> None:
     story = Story(table(1))
     story.lease()
     with pytest.raises(LookupError):
@@ -133,7 +133,7 @@ def test_a_large_claim_is_served_before_later_small_ones() -> None:
     assert story.gpus.waiting == len(later)
 
 
-def test_devices_beyond_what_the_head_needs_go_to_those_behind() -> None:
+def test_devices_that_the_first_claim_does_not_need_go_to_later_ones() -> None:
     story = Story(table(4))
     head, behind = story.claim(3), story.claim(1)
     assert story.granted() == [head, behind]
@@ -141,7 +141,7 @@ def test_devices_beyond_what_the_head_needs_go_to_those_behind() -> None:
     assert story.granted() == [head], "what the head needs was kept"
 
 
-def test_a_claim_that_stands_in_line_again_keeps_its_place() -> None:
+def test_a_claim_that_queues_again_keeps_its_place() -> None:
     story = Story(table(1))
     lease = story.lease()
     first, second = story.claim(), story.claim()
@@ -154,7 +154,7 @@ def test_a_claim_that_stands_in_line_again_keeps_its_place() -> None:
     assert story.granted() == [second]
 
 
-def test_what_the_head_still_needs() -> None:
+def test_the_number_of_devices_the_first_claim_still_needs() -> None:
     story = Story(table(4))
     assert story.gpus.wanted() == 0
     leases = [story.lease() for _ in range(3)]
@@ -166,7 +166,7 @@ def test_what_the_head_still_needs() -> None:
     assert story.gpus.wanted() == 0
 
 
-def test_a_device_is_not_given_on_before_its_memory_is_back() -> None:
+def test_a_device_is_not_leased_before_its_memory_is_freed() -> None:
     story = Story(table(1))
     lease = story.lease()
     story.used["GPU-0"] = 30 * GIB
@@ -180,7 +180,7 @@ def test_a_device_is_not_given_on_before_its_memory_is_back() -> None:
     assert len(story.granted()) == 1
 
 
-def test_a_settling_device_is_looked_at_again_soon_and_then_less_often() -> None:
+def test_a_settling_device_is_read_with_growing_intervals() -> None:
     story = Story(table(1))
     lease = story.lease()
     story.used["GPU-0"] = 30 * GIB
@@ -195,7 +195,7 @@ def test_a_settling_device_is_looked_at_again_soon_and_then_less_often() -> None
     assert gaps == [0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.25]
 
 
-def test_memory_that_stays_is_quarantined_with_the_evidence_and_tried_again() -> None:
+def test_a_device_whose_memory_is_not_freed_is_quarantined_and_retried() -> None:
     story = Story(table(1))
     lease = story.lease()
     story.used["GPU-0"] = 4 * MIB + GIB
@@ -220,7 +220,7 @@ def test_memory_that_stays_is_quarantined_with_the_evidence_and_tried_again() ->
     assert story.lease().uuids == ("GPU-0",)
 
 
-def test_small_leaks_add_up() -> None:
+def test_small_leaks_add_up_to_a_quarantine() -> None:
     story = Story(table(1))
     for leaked, state in ((40, GpuState.FREE), (80, GpuState.QUARANTINED)):
         lease = story.lease()
@@ -229,12 +229,10 @@ def test_small_leaks_add_up() -> None:
         story.look()
         story.look(11)
         assert story.gpu().state is state
-        story.look(6)  # an idle look does not make the leak the level
+        story.look(6)  # reading an idle device does not move the baseline to the leak
 
 
-def test_what_another_program_takes_while_a_device_is_idle_is_not_held_against_the_next_call() -> (
-    None
-):
+def test_memory_of_other_programs_on_an_idle_device_is_not_a_leak() -> None:
     story = Story(table(1))
     story.used["GPU-0"] = 20 * GIB
     story.look(6)
@@ -243,7 +241,7 @@ def test_what_another_program_takes_while_a_device_is_idle_is_not_held_against_t
     assert story.look() == [GpuChange.FREED]
 
 
-def test_with_shares_a_device_is_judged_when_the_last_has_gone() -> None:
+def test_a_shared_device_is_checked_after_its_last_call() -> None:
     story = Story(table(1, calls_per_gpu=2))
     first, second = story.lease(), story.lease()
     story.used["GPU-0"] = 9 * GIB
@@ -255,7 +253,7 @@ def test_with_shares_a_device_is_judged_when_the_last_has_gone() -> None:
     assert story.gpu().state is GpuState.SETTLING
 
 
-def test_an_answer_from_before_a_call_says_nothing_of_the_time_after_it() -> None:
+def test_a_reading_requested_before_a_call_is_ignored_after_it() -> None:
     story = Story(table(1))
     asked = story.now
     story.gpus.looks(asked)
@@ -289,14 +287,14 @@ def test_a_device_in_use_that_cannot_be_read_is_left_to_its_call() -> None:
     assert story.gpus.read(lost, story.now + 11, story.now + 11) is GpuChange.QUARANTINED
 
 
-def test_a_device_whose_memory_is_not_told_is_free_at_once() -> None:
+def test_a_device_without_memory_figures_is_free_at_once() -> None:
     story = Story(GpuTable(GpuPolicy(), [device(0, memory=None)]))
     story.gpus.release(story.lease(), story.now)
     assert story.gpus.next_look() is None
     assert story.lease().uuids == ("GPU-0",)
 
 
-def test_a_claim_for_more_than_are_out_of_quarantine_does_not_hold_up_others() -> None:
+def test_a_claim_for_more_than_the_usable_devices_does_not_block_others() -> None:
     story = Story(table(2))
     lost = Reading(uuid="GPU-0", used_bytes=None, failure="GPU is lost")
     story.gpus.read(lost, story.now, story.now)
@@ -307,7 +305,7 @@ def test_a_claim_for_more_than_are_out_of_quarantine_does_not_hold_up_others() -
 
 
 class Any4(RuleBasedStateMachine):
-    """Whatever happens: no device is given to too many, none dirty, nobody is passed over."""
+    """No device is overbooked or leased before its memory is freed; no claim is passed over."""
 
     PER_GPU = 2
 
@@ -387,7 +385,7 @@ class Any4(RuleBasedStateMachine):
         assert gpus.waiting == len(self.queue)
 
     def teardown(self) -> None:
-        """Everybody who can be served at all is, once all is given back and clean."""
+        """Once all leases are released and memory is freed, every claim that fits is granted."""
         story, gpus = self.story, self.story.gpus
         for lease in self.leases.values():
             gpus.release(lease, story.now)

@@ -1,4 +1,4 @@
-"""Which GPUs the inherited variables leave to a pod."""
+"""Which GPUs the inherited variables make visible to a pod."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def part(index: int, number: int) -> Device:
 
 
 FOUR = [gpu(index) for index in range(4)]
-#: Two whole ones around one that is cut in two.
+#: Two whole GPUs, and between them one that is split into two MIG devices.
 CUT = [gpu(0), part(1, 0), part(1, 1), gpu(2)]
 
 
@@ -36,7 +36,7 @@ def cuda(text: str) -> list[int]:
     return numbers(FOUR, CUDA_VISIBLE_DEVICES=text)
 
 
-def test_without_variables_all() -> None:
+def test_without_variables_all_devices_are_visible() -> None:
     assert numbers(FOUR) == [0, 1, 2, 3]
     assert not visible([], {}).reason
 
@@ -65,22 +65,22 @@ def test_without_variables_all() -> None:
         ("GPU-11,0", [1, 0]),
     ],
 )
-def test_cuda_visible_devices_is_read_as_cuda_reads_it(text: str, expected: list[int]) -> None:
+def test_cuda_visible_devices_is_parsed_as_cuda_parses_it(text: str, expected: list[int]) -> None:
     assert cuda(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0,0", "-1", "99"])
-def test_where_nothing_is_left_the_reason_is_told(text: str) -> None:
+def test_the_reason_is_given_when_no_device_is_visible(text: str) -> None:
     assert "CUDA_VISIBLE_DEVICES" in visible(FOUR, {"CUDA_VISIBLE_DEVICES": text}).reason
 
 
-def test_an_entry_that_names_nothing_is_told() -> None:
+def test_an_entry_that_names_no_device_is_warned_of() -> None:
     (warning,) = visible(FOUR, {"CUDA_VISIBLE_DEVICES": "1,7,2"}).warnings
     assert "7 names no single device here" in warning
     assert not visible(FOUR, {"CUDA_VISIBLE_DEVICES": "1,-1"}).warnings
 
 
-def test_parts() -> None:
+def test_mig_devices_are_selected() -> None:
     assert numbers(CUT) == [0, 1, 2, 3]
     assert numbers(CUT, CUDA_VISIBLE_DEVICES="MIG-11cc-dd") == [2]
     assert numbers(CUT, CUDA_VISIBLE_DEVICES="MIG-10,MIG-11") == [1, 2]
@@ -88,7 +88,7 @@ def test_parts() -> None:
     assert numbers(CUT, CUDA_VISIBLE_DEVICES="GPU-11") == [1]
 
 
-def test_numbers_of_mixed_gpus_are_doubtful_unless_the_order_is_given() -> None:
+def test_numbers_of_mixed_gpus_are_warned_of_unless_the_order_is_set() -> None:
     mixed = [gpu(0, "T400"), gpu(1, "H100")]
     doubtful = visible(mixed, {"CUDA_VISIBLE_DEVICES": "0"})
     assert doubtful.devices == (mixed[0],)
@@ -115,22 +115,22 @@ def test_numbers_of_mixed_gpus_are_doubtful_unless_the_order_is_given() -> None:
         ("1,3", [1, 3]),
     ],
 )
-def test_what_the_container_was_given(text: str, expected: list[int]) -> None:
+def test_nvidia_visible_devices_is_honoured(text: str, expected: list[int]) -> None:
     assert numbers(FOUR, NVIDIA_VISIBLE_DEVICES=text) == expected
 
 
-def test_parts_that_the_container_was_given() -> None:
+def test_nvidia_visible_devices_may_name_mig_devices() -> None:
     assert numbers(CUT, NVIDIA_VISIBLE_DEVICES="MIG-11cc-dd") == [2]
     assert numbers(CUT, NVIDIA_VISIBLE_DEVICES="GPU-11aa-bb") == [1, 2]
     assert numbers(CUT, NVIDIA_VISIBLE_DEVICES="1:1") == [2]
 
 
-def test_cuda_counts_among_what_the_container_was_given() -> None:
+def test_cuda_numbers_count_among_the_containers_devices() -> None:
     given = {"NVIDIA_VISIBLE_DEVICES": "GPU-22aa-bb,GPU-33aa-bb", "CUDA_VISIBLE_DEVICES": "1"}
     assert numbers(FOUR, **given) == [3]
 
 
-def test_uuids_that_nobody_shows_are_told() -> None:
+def test_unknown_uuids_are_warned_of() -> None:
     seen = visible(FOUR, {"NVIDIA_VISIBLE_DEVICES": "GPU-00aa-bb,GPU-gone"})
     assert len(seen.devices) == 1
     assert seen.warnings == ("NVIDIA_VISIBLE_DEVICES names GPU-gone, which NVML does not show",)

@@ -52,7 +52,7 @@ class World(RuleBasedStateMachine):
         self.open: dict[int, str] = {}
         self.running: dict[int, str] = {}
         self.codes: dict[int, int] = {}
-        #: What the instances that have a worker are made of.
+        #: The code of each instance that has a worker.
         self.made_of: dict[str, int] = {}
 
     def carry_out(self, commands: list[Command]) -> None:
@@ -239,7 +239,7 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_for_ever(self) -> None:
-        """Whoever waits has something under way that will move it."""
+        """For each waiting call, something is in progress that will serve it."""
         for instance in self.table:
             if not instance.waiting:
                 continue
@@ -258,14 +258,14 @@ TestWorld.settings = settings(max_examples=150, stateful_step_count=60, deadline
 
 
 def _ready(table: InstanceTable, name: str, call: int, now: float) -> None:
-    """Have one loaded by a call, and the call over."""
+    """Load an instance with a call, and finish the call."""
     assert table.called(call, InstanceRequest(instance=name, code=1), now) == [Load(name)]
     table.loading(name)
     assert Invoke(call, name) in table.loaded(name, [], now)
     assert ReleaseSlot(name) in table.answered(call, now)
 
 
-def test_the_one_idle_for_longest_makes_room() -> None:
+def test_the_longest_idle_instance_is_evicted() -> None:
     table = InstanceTable(ResidentPolicy(limit=2))
     _ready(table, "a", 1, 1.0)
     _ready(table, "b", 2, 2.0)
@@ -288,7 +288,7 @@ def test_other_code_under_one_name_is_refused_unless_it_replaces() -> None:
     assert (instance.want.code, instance.generation) == (2, 2)
 
 
-def test_one_that_must_exist_is_not_made_again() -> None:
+def test_an_instance_that_must_exist_is_not_created_again() -> None:
     table = InstanceTable(ResidentPolicy(idle_s=10))
     _ready(table, "a", 1, 0.0)
     assert [type(one) for one in table.tick(11.0)] == [Close]
@@ -317,7 +317,7 @@ def test_a_crash_loop_is_cut_off_and_tried_again_later() -> None:
     ]
 
 
-def test_calls_that_overlap_share_a_slot_and_one_that_does_not_waits_for_them() -> None:
+def test_overlapping_calls_share_a_slot_and_an_exclusive_one_waits() -> None:
     table = InstanceTable(ResidentPolicy())
     want = InstanceRequest(instance="a", code=1, method="a", concurrency=2)
     table.called(1, want, 0.0)
@@ -333,14 +333,14 @@ def test_calls_that_overlap_share_a_slot_and_one_that_does_not_waits_for_them() 
 
 
 def _made(table: InstanceTable, name: str, call: int, now: float = 0.0) -> list[Command]:
-    """Have one loaded; what follows."""
+    """Load an instance; return the commands that follow."""
     table.loading(name)
     commands = table.loaded(name, ["a"], now)
     assert Invoke(call, name) in commands
     return commands
 
 
-def test_calls_that_want_it_anew_wait_their_turn_and_each_gets_its_own() -> None:
+def test_calls_that_want_a_new_instance_queue_and_each_gets_its_own() -> None:
     table = InstanceTable(ResidentPolicy())
     for call in range(3):
         table.called(call, InstanceRequest(instance="a", code=call, anew=True), 0.0)
@@ -358,7 +358,7 @@ def test_calls_that_want_it_anew_wait_their_turn_and_each_gets_its_own() -> None
 
 
 def test_calls_get_the_code_they_were_accepted_for() -> None:
-    """A call of the old code that waits is not run in what replaces it, nor the reverse."""
+    """A waiting call for the old code never runs in the replacement, nor the reverse."""
     table = InstanceTable(ResidentPolicy())
     table.called(1, InstanceRequest(instance="a", code="old"), 0.0)
     _made(table, "a", 1)
@@ -375,7 +375,7 @@ def test_calls_get_the_code_they_were_accepted_for() -> None:
     assert table.loading("a") == 5
 
 
-def test_arguments_are_those_of_the_call_it_was_made_for() -> None:
+def test_an_instance_is_created_with_the_arguments_of_its_first_call() -> None:
     table = InstanceTable(ResidentPolicy())
     table.called(1, InstanceRequest(instance="a", code=1, arguments="first"), 0.0)
     _made(table, "a", 1)
@@ -393,7 +393,7 @@ def test_arguments_are_those_of_the_call_it_was_made_for() -> None:
     assert instance.want.arguments == "second"
 
 
-def test_calls_that_insist_on_it_are_told_when_it_dies_while_they_wait() -> None:
+def test_calls_that_need_the_existing_instance_fail_when_it_dies() -> None:
     table = InstanceTable(ResidentPolicy())
     table.called(1, InstanceRequest(instance="a", code=1), 0.0)
     _made(table, "a", 1)
@@ -406,7 +406,7 @@ def test_calls_that_insist_on_it_are_told_when_it_dies_while_they_wait() -> None
     assert table.waiting == 1
 
 
-def test_what_is_leaving_counts_no_more_for_the_memory() -> None:
+def test_a_closing_instance_does_not_count_against_the_memory_limit() -> None:
     table = InstanceTable(ResidentPolicy(memory_bytes=100))
     for call, name in enumerate("abc"):
         _ready(table, name, call, float(call))
@@ -415,7 +415,7 @@ def test_what_is_leaving_counts_no_more_for_the_memory() -> None:
     assert table.tick(6.0) == [], "the rest uses no more than it may"
 
 
-def test_a_slot_that_comes_too_late_is_given_back() -> None:
+def test_a_slot_granted_too_late_is_released() -> None:
     table = InstanceTable(ResidentPolicy(idle_s=10))
     _ready(table, "a", 1, 0.0)
     assert table.called(2, InstanceRequest(instance="a", code=1), 1.0) == [WantSlot("a", 1.0)]
@@ -424,7 +424,7 @@ def test_a_slot_that_comes_too_late_is_given_back() -> None:
     assert table.granted("a", 21.0) == [ReleaseSlot("a")]
 
 
-def test_one_that_leaves_makes_way_for_other_code() -> None:
+def test_a_closing_instance_may_be_replaced_by_other_code() -> None:
     table = InstanceTable(ResidentPolicy(idle_s=10))
     _ready(table, "a", 1, 0.0)
     table.tick(20.0)
@@ -432,7 +432,7 @@ def test_one_that_leaves_makes_way_for_other_code() -> None:
     assert table.gone("a", "closed", 22.0) == [Load("a")]
 
 
-def test_the_one_behind_begins_when_the_one_that_had_to_wait_leaves_the_line() -> None:
+def test_withdrawing_an_exclusive_call_starts_the_one_behind_it() -> None:
     table = InstanceTable(ResidentPolicy())
     want = InstanceRequest(instance="a", code=1, method="a", concurrency=2)
     table.called(1, want, 0.0)
@@ -442,7 +442,7 @@ def test_the_one_behind_begins_when_the_one_that_had_to_wait_leaves_the_line() -
     assert table.withdrawn(2, 1.0) == [Invoke(3, "a")]
 
 
-def test_one_that_was_never_begun_is_no_generation() -> None:
+def test_an_instance_that_was_never_created_does_not_count_as_a_generation() -> None:
     table = InstanceTable(ResidentPolicy())
     want = InstanceRequest(instance="a", code=1, must_exist=True, generation=1)
     table.called(1, want, 0.0)
@@ -452,7 +452,7 @@ def test_one_that_was_never_begun_is_no_generation() -> None:
     assert table.called(2, want, 1.0) == []
 
 
-def test_one_without_a_name_goes_before_those_that_have_one() -> None:
+def test_unnamed_instances_are_evicted_before_named_ones() -> None:
     table = InstanceTable(ResidentPolicy(limit=2))
     _ready(table, "named", 1, 1.0)
     assert table.called(2, InstanceRequest(instance="C_1", code=1, unnamed=True), 2.0) == [
@@ -466,7 +466,7 @@ def test_one_without_a_name_goes_before_those_that_have_one() -> None:
     assert close.instance == "C_1"
 
 
-def test_one_without_a_name_that_is_called_again_is_like_any_other() -> None:
+def test_an_unnamed_instance_called_again_is_kept_like_a_named_one() -> None:
     table = InstanceTable(ResidentPolicy(idle_s=900))
     table.called(1, InstanceRequest(instance="C_1", code=1, unnamed=True), 0.0)
     table.loading("C_1")
@@ -479,7 +479,7 @@ def test_one_without_a_name_that_is_called_again_is_like_any_other() -> None:
     assert table.tick(2 + UNNAMED_IDLE_S) == []
 
 
-def test_one_without_a_name_is_not_kept_for_long() -> None:
+def test_an_unnamed_instance_is_closed_soon() -> None:
     table = InstanceTable(ResidentPolicy(idle_s=900))
     table.called(1, InstanceRequest(instance="C_1", code=1, unnamed=True), 0.0)
     table.loading("C_1")
@@ -488,7 +488,7 @@ def test_one_without_a_name_is_not_kept_for_long() -> None:
     assert [type(one) for one in table.tick(UNNAMED_IDLE_S + 1)] == [Close]
 
 
-def test_the_memory_of_gpus_is_limited_too() -> None:
+def test_the_gpu_memory_of_instances_is_limited_too() -> None:
     table = InstanceTable(ResidentPolicy(gpu_bytes=100))
     for index, name in enumerate("abc"):
         _ready(table, name, index, float(index))

@@ -1,10 +1,10 @@
-"""Which sources are compiled ahead."""
+"""Which sources a zygote compiles ahead of calls."""
 
 from flashpool.pool._child.wire import SOURCES
 from flashpool.pool.scheduling.compile_ahead import COUNTED, RUNS, CompileAhead
 
 
-def test_after_a_few_runs_and_once() -> None:
+def test_a_source_is_compiled_once_after_a_few_runs() -> None:
     sources = CompileAhead()
     assert [sources.ran("f") for _ in range(RUNS + 2)] == [False] * (RUNS - 1) + [
         True,
@@ -13,7 +13,7 @@ def test_after_a_few_runs_and_once() -> None:
     ]
 
 
-def test_what_was_dropped_to_make_room_may_come_again() -> None:
+def test_a_source_evicted_from_the_cache_may_be_compiled_again() -> None:
     sources = CompileAhead()
     for source in range(SOURCES + 1):
         assert [sources.ran(source) for _ in range(RUNS)][-1]
@@ -21,7 +21,7 @@ def test_what_was_dropped_to_make_room_may_come_again() -> None:
     assert [sources.ran(0) for _ in range(RUNS)] == [False] * (RUNS - 1) + [True]
 
 
-def test_what_runs_once_is_forgotten() -> None:
+def test_a_source_that_runs_only_once_is_forgotten() -> None:
     sources = CompileAhead()
     sources.ran("f")
     for source in range(COUNTED):

@@ -1,4 +1,4 @@
-"""The scheduler, told of what happens late, twice, in another order, or not at all.
+"""The scheduler with events that arrive late, twice, out of order, or not at all.
 
 Whatever it is told, it raises nothing, gives no slot twice and dispatches no call twice; and
 when the world has become orderly again, every call that waits comes to its end.
@@ -31,12 +31,12 @@ from flashpool.pool.scheduling.scheduler import Scheduler
 
 KEYS = [ZygoteKey(name, profile) for name in ("base", "other", "third") for profile in (0, 1)]
 POLICY = SchedulerPolicy(slots=2, max_spares=3, max_environments=1, environment_idle_s=20)
-#: Workers and calls there are, and some of which nobody has ever heard.
+#: Ids of workers and calls, some of which the scheduler has never seen.
 NUMBERS = st.integers(0, 25)
 
 
 class Disorder(RuleBasedStateMachine):
-    """Events that have nothing to do with each other."""
+    """Events that are unrelated to each other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Disorder(RuleBasedStateMachine):
 
     @rule(at=st.integers(0, 99), times=st.integers(1, 2))
     def something_is_answered(self, at, times) -> None:
-        """A command of some time, once or twice."""
+        """Answer an earlier command, once or twice."""
         if at >= len(self.todo):
             return
         command = self.todo[at]
@@ -160,7 +160,7 @@ class Disorder(RuleBasedStateMachine):
         assert self.scheduler.waiting == len(self.waiting)
 
     def teardown(self) -> None:
-        """Everything dies; what is started from there on behaves."""
+        """Everything dies; processes started after that behave."""
         workers = list(self.scheduler._zygote_of)
         self.todo.clear()
         for key in KEYS:
@@ -168,7 +168,7 @@ class Disorder(RuleBasedStateMachine):
         for worker in workers:
             self.do(self.scheduler.worker_gone(worker, self.now))
         assert self.scheduler.busy == 0
-        self.now += 100  # no start of before counts
+        self.now += 100  # earlier failed starts no longer count
         alive: dict[int, ZygoteKey] = {}
         for _ in range(200):
             self.do(self.scheduler.tick(self.now))

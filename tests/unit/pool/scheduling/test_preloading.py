@@ -1,4 +1,4 @@
-"""What is preloaded, and who is sent where."""
+"""Which modules are preloaded, and which zygote each call goes to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PANDAS = ["pandas", "pandas.core", "numpy"]
 
 
 def route(learner, environment, function, touches=frozenset(), imports=frozenset()):
-    """Where a call of the function goes."""
+    """Return the zygote that a call of the function goes to."""
     return learner.route(
         Call(
             codec=Codec.PICKLE,
@@ -29,7 +29,7 @@ def route(learner, environment, function, touches=frozenset(), imports=frozenset
 
 
 def learned(learner, function="f", modules=PANDAS, environment="base", **facts):
-    """A call of the function on the lean zygote imported these; the zygote that is up for it now."""
+    """Report that a call on the lean zygote imported these; return the zygote started for it."""
     key = learner.observed(ZygoteKey(environment), function, modules, **facts)
     assert key is not None
     assert learner.started(key) == []
@@ -48,7 +48,7 @@ def test_a_function_that_imported_something_goes_to_the_loaded_zygote_once_it_is
     assert route(learner, "base", "another") == LEAN, "who needs nothing pays for nothing"
 
 
-def test_a_function_finds_no_package_imported_that_it_does_not_import():
+def test_a_function_gets_no_zygote_with_packages_it_does_not_import():
     learner = PreloadLearner(("*",))
     pandas = learned(learner)
     both = learned(learner, "g", [*PANDAS, "torch"])
@@ -58,7 +58,7 @@ def test_a_function_finds_no_package_imported_that_it_does_not_import():
     assert route(learner, "base", "h") == torch
 
 
-def test_one_start_at_a_time_and_the_next_follows():
+def test_zygotes_are_started_one_at_a_time():
     learner = PreloadLearner(("*",))
     first = learner.observed(LEAN, "f", PANDAS)
     assert learner.observed(LEAN, "g", ["torch"]) is None
@@ -70,7 +70,7 @@ def test_one_start_at_a_time_and_the_next_follows():
     assert learner.behind("base") is None
 
 
-def test_a_profile_goes_when_a_larger_one_serves_all_its_functions():
+def test_a_profile_is_retired_when_a_larger_one_serves_its_functions():
     learner = PreloadLearner(("*",))
     first = learned(learner)
     second = learner.observed(first, "f", ["pandas.plotting", "matplotlib"])
@@ -79,7 +79,7 @@ def test_a_profile_goes_when_a_larger_one_serves_all_its_functions():
     assert route(learner, "base", "f") == second
 
 
-def test_there_are_few_profiles_and_one_that_is_not_used_makes_room():
+def test_the_number_of_profiles_is_bounded_and_unused_ones_are_evicted():
     learner = PreloadLearner(("*",), profiles=2)
     used, unused = learned(learner, "a", ["a"]), learned(learner, "b", ["b"])
     for _ in range(5):
@@ -94,7 +94,7 @@ def test_there_are_few_profiles_and_one_that_is_not_used_makes_room():
     assert route(learner, "base", "a") == used
 
 
-def test_more_functions_than_there_is_room_for_start_no_zygote_after_another():
+def test_too_many_functions_do_not_cause_endless_starts():
     learner = PreloadLearner(("*",), profiles=1)
     learned(learner, "a", ["a"])
     for _ in range(3):
@@ -113,7 +113,7 @@ def test_a_module_that_breaks_a_zygote_is_left_out():
     assert learner.denied("base") == {"threads": "it started a thread"}
 
 
-def test_what_a_zygote_did_not_preload_is_not_asked_for_again():
+def test_a_module_that_a_zygote_did_not_preload_is_not_requested_again():
     learner = PreloadLearner(("*",))
     first = learner.observed(LEAN, "f", ["shared", "sqlite3", *PANDAS])
     learner.skip(first, ["shared"], "it left a descriptor open")
@@ -123,7 +123,7 @@ def test_what_a_zygote_did_not_preload_is_not_asked_for_again():
     assert learner.denied("base") == {"shared": "it left a descriptor open"}
 
 
-def test_a_function_whose_packages_cannot_be_preloaded_has_no_use_for_the_rest():
+def test_without_its_main_packages_a_function_gets_no_profile():
     learner = PreloadLearner(("*",))
     first = learner.observed(LEAN, "f", ["shared", *(f"sqlite3.{n}" for n in range(10))])
     learner.skip(first, ["shared"], "it left a descriptor open")
@@ -151,13 +151,13 @@ def test_a_few_standard_modules_are_not_worth_a_zygote():
     assert PreloadLearner(("*",)).observed(LEAN, "f", ["colorsys", "mine"]) is not None
 
 
-def test_environments_are_apart():
+def test_environments_have_separate_profiles():
     learner = PreloadLearner(("*",))
     learned(learner, environment="one")
     assert route(learner, "two", "f") == ZygoteKey("two")
 
 
-# What calls touch.
+# Surroundings that calls change.
 
 
 READS = {
@@ -186,7 +186,7 @@ def test_a_call_that_touches_what_imports_read_imports_for_itself(touched):
     assert route(learner, "base", "f") == key, "others are as fast as ever"
 
 
-def test_each_package_that_reads_a_variable_counts():
+def test_every_package_that_reads_a_variable_counts():
     learner = PreloadLearner(("*",))
     one = learned(learner, "f", ["one"])
     learner.read(one, {"env:MODE": ["one"]})
@@ -206,14 +206,14 @@ def test_a_variable_that_a_call_and_an_import_set_keeps_its_last_value():
 @pytest.mark.parametrize(
     "touched", ["env:HF_TOKEN", "look:HF_HOME", "argv", "locale", "package:helper"]
 )
-def test_what_no_import_read_may_be_touched(touched):
+def test_a_call_may_change_what_no_import_reads(touched):
     learner = PreloadLearner(("*",))
     key = learned(learner)
     learner.read(key, READS)
     assert route(learner, "base", "f", frozenset((touched,))) == key
 
 
-def test_a_function_whose_source_touches_it_gets_no_zygote_of_its_own():
+def test_no_profile_is_started_for_a_function_that_changes_what_it_reads():
     learner = PreloadLearner(("*",))
     key = learner.observed(LEAN, "f", PANDAS, touches=["env:HF_HOME"])
     learner.read(key, READS)
@@ -224,7 +224,7 @@ def test_a_function_whose_source_touches_it_gets_no_zygote_of_its_own():
     assert "HF_HOME" in why[1]
 
 
-def test_a_change_that_is_seen_is_told_once_and_the_function_imports_for_itself_from_then_on():
+def test_an_observed_change_is_reported_once_and_stops_preloading():
     learner = PreloadLearner(("*",))
     key = learned(learner)
     learner.read(key, READS)
@@ -245,7 +245,7 @@ def test_a_change_before_any_preload_is_remembered():
     assert learner.started(key) == [key]
 
 
-def test_what_imports_themselves_set_is_no_change_of_the_call():
+def test_variables_set_by_imports_do_not_count_as_changes_of_the_call():
     learner = PreloadLearner(("*",))
     learner.changed(LEAN, "f", ["env:KMP_INIT_AT_FORK"])
     key = learner.observed(LEAN, "f", PANDAS)
@@ -257,7 +257,7 @@ def test_what_imports_themselves_set_is_no_change_of_the_call():
     assert route(learner, "base", "f", said) == LEAN, "the request sets it itself"
 
 
-def test_where_the_lean_zygote_preloads_too_there_is_a_bare_one():
+def test_if_the_lean_zygote_preloads_there_is_also_a_bare_one():
     learner = PreloadLearner(("*",), ["numpy"])
     learner.read(LEAN, {"env:NPY": ["numpy"]})
     assert route(learner, "base", "f") == LEAN
@@ -266,10 +266,10 @@ def test_where_the_lean_zygote_preloads_too_there_is_a_bare_one():
     assert learner.modules(ZygoteKey("base", BARE)) == ()
 
 
-# What was learned at other times.
+# Knowledge from earlier servers.
 
 
-def test_what_was_learned_elsewhere_serves_sources_that_name_the_same_packages():
+def test_learned_packages_apply_to_sources_that_import_the_same():
     learner = PreloadLearner(("*",))
     learner.seed("env", PANDAS, ["pandas"])
     loaded = ZygoteKey("env", 1)
@@ -285,7 +285,7 @@ def test_what_was_learned_elsewhere_serves_sources_that_name_the_same_packages()
     assert learner.modules(loaded) == ()
 
 
-def test_a_function_that_found_all_there_is_known_to_need_it():
+def test_a_function_that_found_everything_preloaded_keeps_its_profile():
     learner = PreloadLearner(("*",))
     learner.seed("env", PANDAS, ["pandas"])
     loaded = ZygoteKey("env", 1)
@@ -294,13 +294,13 @@ def test_a_function_that_found_all_there_is_known_to_need_it():
     assert route(learner, "env", "f") == loaded
 
 
-def test_the_packages_that_sources_name_are_told_for_other_servers():
+def test_packages_that_sources_import_are_recorded_for_other_servers():
     learner = PreloadLearner(("*",))
     key = learned(learner, imports=frozenset(("pandas", "json")))
     assert learner.entries(key) == ("pandas",)
 
 
-def test_a_seed_keeps_to_the_patterns_and_needs_an_entry():
+def test_a_seed_respects_the_patterns_and_needs_an_entry():
     learner = PreloadLearner(("numpy",))
     learner.seed("env", ["pandas", "numpy"], ["numpy"])
     assert learner.modules(ZygoteKey("env", 1)) == ("numpy",)
@@ -311,7 +311,7 @@ def test_a_seed_keeps_to_the_patterns_and_needs_an_entry():
 
 
 def start_all(learner, key, unfit=()):
-    """Have zygotes come up until nothing more is to be started; how many did."""
+    """Start zygotes until no start is pending; return how many started."""
     started = 0
     while key is not None:
         started += 1
@@ -324,8 +324,8 @@ def start_all(learner, key, unfit=()):
     return started
 
 
-def test_a_profile_that_would_spare_less_than_what_is_there_is_not_started():
-    """Some of what an earlier one has is denied since: without it, a new one would be of less use."""
+def test_a_profile_that_saves_less_than_existing_ones_is_not_started():
+    """Modules of an earlier profile are denied by now, so a new profile would save less."""
     learner = PreloadLearner(("*",))
     old, new = ([f"{name}.m{number}" for number in range(10)] for name in ("old", "new"))
     first = learner.observed(LEAN, "f", old)
@@ -345,7 +345,7 @@ MODULES = st.sampled_from([f"{package}.{part}" for package in "abcd" for part in
     unfit=st.lists(st.sets(MODULES), min_size=1, max_size=4),
     profiles=st.integers(1, 5),
 )
-def test_whatever_calls_import_and_zygotes_refuse_starts_come_to_an_end(calls, unfit, profiles):
+def test_starts_end_whatever_calls_import_and_zygotes_refuse(calls, unfit, profiles):
     learner = PreloadLearner(("*",), profiles=profiles)
     for number, (function, modules) in enumerate(calls):
         key = route(learner, "base", function)

@@ -57,18 +57,18 @@ class World(RuleBasedStateMachine):
         self.exiting: dict[int, ZygoteKey] = {}
         self.running: dict[int, int] = {}
         self.waiting: dict[int, ZygoteKey] = {}
-        #: Calls for GPUs, and for how many; the devices of workers that have some.
+        #: The number of GPUs of each call for GPUs; the devices of each worker that has some.
         self.for_gpus: dict[int, int] = {}
         self.devices: dict[int, tuple[str, ...]] = {}
         self.ended: set[int] = set()
-        #: Replaced by another profile: no call is sent there any more.
+        #: Zygotes replaced by another profile, which get no more calls.
         self.retiring: set[ZygoteKey] = set()
-        #: Workers that have answered and hold no slot any more.
+        #: Workers that have answered and no longer hold a slot.
         self.answered: set[int] = set()
-        #: Residents without a slot, and those of them that want one.
+        #: Residents without a slot, and those among them that ask for one.
         self.resting: set[int] = set()
         self.asking: set[int] = set()
-        #: Told to leave, and not gone yet.
+        #: Zygotes that were told to exit and are not gone yet.
         self.going: set[ZygoteKey] = set()
 
     def room_taken(self) -> set[str]:
@@ -279,7 +279,7 @@ class World(RuleBasedStateMachine):
             return
         calls = data.draw(st.lists(st.sampled_from(sorted(self.waiting)), unique=True))
         calls = [one for one in calls if self.waiting[one].environment == new.environment]
-        # Those for GPUs stay: their line is another.
+        # Calls for GPUs stay: they have a wait queue of their own.
         moved = [one for one in calls if one not in self.for_gpus]
         self.waiting.update(dict.fromkeys(moved, new))
         self.do(self.scheduler.rerouted(calls, new, self.now))
@@ -303,7 +303,7 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
-        """Who waits has a reason: no slot, or a start or a fork that is under way."""
+        """Each waiting call has a reason: no free slot, or a start or fork in progress."""
         assert not self.asking or self.on_slots == POLICY.slots
         able = [
             call
@@ -333,9 +333,9 @@ class World(RuleBasedStateMachine):
         return sum(worker not in {*self.devices, *self.answered} for worker in self.running)
 
     def _held_up(self, key: ZygoteKey) -> bool:
-        """It leaves, and comes back; or as many environments are up as may be."""
+        """The zygote is exiting or paused, or the limit of environments is reached."""
         taken = self.room_taken()
-        # What leaves is about to be gone, and may be wanted again by an older call.
+        # An exiting zygote will be gone soon, and an older call may want it again.
         exiting = {one.environment for one in self.going} - {"base"}
         full = key.environment != "base" and len(taken | exiting) >= POLICY.max_environments
         row = self.scheduler._zygote_table.entries.get(key)
@@ -344,14 +344,14 @@ class World(RuleBasedStateMachine):
         return pauses or exits or (full and key.environment not in taken)
 
     def _waits_its_turn(self, call: int) -> bool:
-        """Its environment lets another one go first, whose calls are older."""
+        """The call's environment yields to another whose calls are older."""
         zygote = self.scheduler._wait_queue.waits_for(call)
         since = zygote.for_gpus[call][0] if call in zygote.for_gpus else zygote.waiting[call]
         return self.scheduler._time_slicing.yields(zygote, since)
 
     @property
     def retired(self) -> set[ZygoteKey]:
-        """Those that leave as soon as their forks are answered."""
+        """Zygotes that exit as soon as their forks are answered."""
         return {key for key in self.up if not self.scheduler.is_up(key)}
 
     @invariant()
@@ -364,7 +364,7 @@ class World(RuleBasedStateMachine):
             )
 
     def teardown(self) -> None:
-        """Left alone, the world ends every call."""
+        """Without further events, every call finishes."""
         for _ in range(200):
             for key in sorted(self.starting):
                 self.starting.remove(key)
@@ -396,7 +396,7 @@ TestWorld = World.TestCase
 
 
 def gpus(number: int) -> GpuTable:
-    """Devices whose memory nobody can tell, so that they are free as soon as they are back."""
+    """Devices without memory figures, which are free as soon as they are released."""
     devices = (Device(uuid=f"GPU-{n}", index=n, name="", memory_bytes=None) for n in range(number))
     return GpuTable(GpuPolicy(), devices)
 
@@ -429,14 +429,14 @@ def test_a_slot_is_held_until_the_tree_is_gone():
     assert scheduler.worker_gone(1, 0.0)[0] == Dispatch(8, 2)
 
 
-def test_a_zygote_that_starts_does_not_hold_up_others():
+def test_a_starting_zygote_does_not_block_calls_of_others():
     scheduler = up()
     scheduler.worker_ready(1, BASE, 0.0)
     assert scheduler.submitted(7, ZygoteKey("slow"), 0.0) == [StartZygote(ZygoteKey("slow"))]
     assert scheduler.submitted(8, BASE, 1.0)[0] == Dispatch(8, 1)
 
 
-def test_a_call_with_gpus_holds_no_slot_and_gives_them_back_with_its_tree():
+def test_a_call_with_gpus_holds_no_slot_and_releases_them_with_its_tree():
     scheduler = up(SchedulerPolicy(slots=1), gpus(2))
     for worker in (1, 2, 3):
         scheduler.worker_ready(worker, BASE, 0.0)
@@ -446,7 +446,7 @@ def test_a_call_with_gpus_holds_no_slot_and_gives_them_back_with_its_tree():
     assert scheduler.worker_gone(1, 0.0)[0] == Dispatch(9, 3, ("GPU-0",))
 
 
-def test_a_zygote_that_starts_keeps_no_gpu_from_others_and_one_that_forks_does():
+def test_gpus_are_reserved_during_a_fork_but_not_during_a_start():
     slow = ZygoteKey("slow")
     scheduler = up(POLICY, gpus(2))
     scheduler.worker_ready(1, BASE, 0.0)
@@ -460,7 +460,7 @@ def test_a_zygote_that_starts_keeps_no_gpu_from_others_and_one_that_forks_does()
     assert scheduler.worker_ready(3, slow, 5.0)[0] == Dispatch(7, 3, ("GPU-0", "GPU-1"))
 
 
-def test_what_calls_wait_for():
+def test_waits_are_listed_by_reason():
     slow = ZygoteKey("slow")
     scheduler = up(SchedulerPolicy(slots=1), gpus(1))
     assert scheduler.waits() == {"start": [], "slot": [], "gpu": []}
@@ -476,7 +476,7 @@ def test_what_calls_wait_for():
     assert scheduler.waiting == 4
 
 
-def test_calls_for_gpus_wait_for_their_zygote_s_return_and_keep_their_place():
+def test_calls_for_gpus_keep_their_place_when_their_zygote_is_lost():
     scheduler = up(POLICY, gpus(1))
     scheduler.worker_ready(1, BASE, 0.0)
     scheduler.submitted(7, BASE, 0.0, gpus=1)
@@ -489,7 +489,7 @@ def test_calls_for_gpus_wait_for_their_zygote_s_return_and_keep_their_place():
     assert scheduler.worker_ready(2, BASE, 11.0)[0] == Dispatch(8, 2, ("GPU-0",))
 
 
-def test_a_call_tried_again_goes_first():
+def test_a_retried_call_goes_first():
     scheduler = up(SchedulerPolicy(slots=1))
     scheduler.submitted(1, BASE, 0.0)
     scheduler.submitted(2, BASE, 0.0, again=True)
@@ -505,7 +505,7 @@ def test_the_queue_is_bounded_and_a_refusal_changes_nothing():
     assert not scheduler.withdrawn(2)
 
 
-def test_a_crash_loop_is_cut_off_with_its_reason_and_ends_with_time():
+def test_a_crash_loop_fails_calls_with_its_reason_and_ends_with_time():
     scheduler = Scheduler(POLICY)
     now = 0.0
     for attempt in range(RESTART_LIMIT):
@@ -516,7 +516,7 @@ def test_a_crash_loop_is_cut_off_with_its_reason_and_ends_with_time():
     assert scheduler.submitted(100, BASE, RESTART_WINDOW_S + 1) == [StartZygote(BASE)]
 
 
-def test_one_that_is_killed_when_it_works_is_started_again_always_but_with_pauses():
+def test_a_working_zygote_that_is_killed_is_restarted_with_pauses():
     scheduler = Scheduler(POLICY)
     now, waits = 0.0, []
     commands = scheduler.wanted(BASE, now)
@@ -538,7 +538,7 @@ def test_one_that_is_killed_when_it_works_is_started_again_always_but_with_pause
 
 
 def kill_starts(scheduler: Scheduler, seconds: float) -> tuple[list[float], list[Fail]]:
-    """Kill each start as it begins: when they begin, and which calls are failed."""
+    """Kill each start as it begins; return the times of starts, and the failed calls."""
     now, starts, failed = 0.0, [], []
     commands = scheduler.submitted(1, BASE, now)
     while now < seconds:
@@ -551,7 +551,7 @@ def kill_starts(scheduler: Scheduler, seconds: float) -> tuple[list[float], list
     return starts, failed
 
 
-def test_a_start_that_is_killed_is_tried_again_while_its_calls_wait():
+def test_a_killed_start_is_retried_while_its_calls_wait():
     scheduler = Scheduler(POLICY)
     starts, failed = kill_starts(scheduler, 50.0)
     assert not failed
@@ -572,7 +572,7 @@ def test_calls_do_not_wait_for_ever_while_each_start_is_killed():
     assert Fail(2, BASE, "killed") not in commands
 
 
-def test_a_call_that_is_answered_ends_the_pauses_between_starts():
+def test_an_answered_call_resets_the_pauses_between_starts():
     scheduler = Scheduler(POLICY)
     scheduler.submitted(0, BASE, 0.0)
     for worker in range(10):
@@ -584,7 +584,7 @@ def test_a_call_that_is_answered_ends_the_pauses_between_starts():
         scheduler.worker_gone(worker, 0.0)
 
 
-def test_one_that_is_replaced_while_it_starts_leaves():
+def test_a_zygote_replaced_while_it_starts_exits():
     scheduler = Scheduler(POLICY)
     old = ZygoteKey("base", 1)
     scheduler.wanted(old, 0.0)
@@ -595,7 +595,7 @@ def test_one_that_is_replaced_while_it_starts_leaves():
     assert scheduler.zygote_ready(old, 3.0) == [RetireZygote(old)], "and so was this one"
 
 
-def test_idle_spares_are_let_go_and_come_back_with_calls():
+def test_idle_spares_are_dismissed_and_return_with_calls():
     scheduler = up()
     for worker in (1, 2):
         scheduler.worker_ready(worker, BASE, 0.0)
@@ -606,7 +606,7 @@ def test_idle_spares_are_let_go_and_come_back_with_calls():
     assert scheduler.submitted(7, BASE, 12.0) == [ForkWorkers(BASE, 1)]
 
 
-def test_a_replaced_zygote_hands_on_who_waits_and_ends_with_its_last_worker():
+def test_a_replaced_zygote_passes_on_waiting_calls_and_exits_after_its_last_worker():
     old, new = ZygoteKey("base", 1), ZygoteKey("base", 2)
     scheduler = Scheduler(SchedulerPolicy(slots=1))
     for key in (old, new):
@@ -626,7 +626,7 @@ def test_a_replaced_zygote_hands_on_who_waits_and_ends_with_its_last_worker():
     assert scheduler.worker_gone(4, 0.0) == [], "it is told once"
 
 
-def test_calls_that_are_rerouted_keep_their_turn_and_others_stay():
+def test_rerouted_calls_keep_their_turn_and_others_are_unaffected():
     lean, loaded = BASE, ZygoteKey("base", 1)
     scheduler = Scheduler(SchedulerPolicy(slots=1))
     for key in (lean, loaded):
@@ -647,7 +647,7 @@ def test_calls_that_are_rerouted_keep_their_turn_and_others_stay():
 
 
 def beside_base(number: int) -> Scheduler:
-    """A scheduler with that many environments beside the base, as many as may be."""
+    """A scheduler that runs the maximum number of environments beside the base."""
     scheduler = up(
         SchedulerPolicy(slots=4, max_spares=1, max_environments=number, environment_idle_s=20)
     )
@@ -661,13 +661,13 @@ def beside_base(number: int) -> Scheduler:
     return scheduler
 
 
-def test_one_environment_more_takes_the_place_of_the_least_recently_used():
+def test_a_further_environment_replaces_the_least_recently_used():
     scheduler = beside_base(2)
     commands = scheduler.submitted(9, THIRD, 5.0)
     assert commands == [DismissWorker(100), RetireZygote(ZygoteKey("env0")), StartZygote(THIRD)]
 
 
-def test_without_an_idle_one_it_waits_for_the_first_that_becomes_idle():
+def test_a_further_environment_waits_until_another_becomes_idle():
     scheduler = beside_base(1)
     assert Dispatch(8, 100) in scheduler.submitted(8, ZygoteKey("env0"), 5.0)
     assert scheduler.submitted(9, THIRD, 5.0) == []
@@ -687,7 +687,7 @@ def test_an_environment_without_calls_is_retired_and_the_base_is_not():
     assert scheduler.is_up(BASE)
 
 
-def test_who_waits_for_room_has_it_as_soon_as_an_environment_is_let_go():
+def test_a_waiting_environment_starts_as_soon_as_another_is_retired():
     key = ZygoteKey("env0")
     scheduler = up(
         SchedulerPolicy(slots=4, max_spares=1, max_environments=1, environment_idle_s=20)
@@ -700,7 +700,7 @@ def test_who_waits_for_room_has_it_as_soon_as_an_environment_is_let_go():
     assert scheduler.retire_idle("env0", 3.0) == [RetireZygote(key), StartZygote(THIRD)]
 
 
-def test_a_call_for_an_environment_that_leaves_starts_it_again():
+def test_a_call_for_an_exiting_environment_restarts_it():
     scheduler = beside_base(1)
     key = ZygoteKey("env0")
     assert scheduler.retire_idle("env0", 3.0) == [DismissWorker(100), RetireZygote(key)]

@@ -1,4 +1,4 @@
-"""Environments that take turns: more have calls than may be up, in simulated time."""
+"""Environments that take turns because more have calls than may run, in simulated time."""
 
 import heapq
 import itertools
@@ -25,7 +25,7 @@ START_S, LEAVE_S, RUN_S = 0.1, 0.05, 0.2
 
 
 class Simulation:
-    """Carries out commands, each after its time."""
+    """Carries out each command after its simulated duration."""
 
     def __init__(self, **policy: Any) -> None:
         self.scheduler = Scheduler(SchedulerPolicy(**policy))
@@ -78,7 +78,7 @@ class Simulation:
 
 
 def steadily(world: Simulation, environment: str, until: float) -> list[int]:
-    """Calls without a pause: the environment is never idle."""
+    """Submit calls without a pause, so that the environment is never idle."""
     return [world.call(environment, 0.1 * number) for number in range(int(until * 10))]
 
 
@@ -94,7 +94,7 @@ def test_one_call_gets_its_turn_among_many_of_another_environment() -> None:
 
 
 @pytest.mark.parametrize("places", [1, 2])
-def test_environments_that_are_all_busy_take_turns(places: int) -> None:
+def test_busy_environments_take_turns(places: int) -> None:
     world = Simulation(slots=8, max_environments=places)
     names = [f"env{number}" for number in range(4)]
     for name in names:
@@ -106,7 +106,7 @@ def test_environments_that_are_all_busy_take_turns(places: int) -> None:
     assert max(world.waited.values()) < 15
 
 
-def test_a_turn_that_nobody_wants_any_more_is_not_waited_for() -> None:
+def test_a_turn_whose_calls_were_withdrawn_is_skipped() -> None:
     world = Simulation(slots=1, max_environments=1)
     many = [world.call("busy", 0.15 * number) for number in range(100)]
     gone = world.call("other", 5.05)
@@ -116,7 +116,7 @@ def test_a_turn_that_nobody_wants_any_more_is_not_waited_for() -> None:
     assert world.starts == ["busy"]
 
 
-def test_a_turn_that_is_given_up_becomes_that_of_the_next_in_line() -> None:
+def test_a_yielded_turn_goes_to_the_next_environment() -> None:
     world = Simulation(slots=2, max_environments=1)
     many = steadily(world, "busy", 20)
     gone = world.call("other", 5.05)

@@ -1,4 +1,4 @@
-"""What a source changes that imports read, told from its text."""
+"""Which surroundings that imports read a source changes, found by parsing the source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flashpool.pool.scheduling.touching import imports, touches
         'os.unsetenv("A")',
     ],
 )
-def test_a_variable_that_it_names(text):
+def test_a_change_of_a_named_variable_is_found(text):
     assert touches(text) == {"env:A"}
 
 
@@ -44,7 +44,7 @@ def test_a_variable_that_it_names(text):
         "return os.environ",
     ],
 )
-def test_any_variable(text):
+def test_a_change_of_unknown_variables_is_found(text):
     assert touches(text) == {"env:*"}
 
 
@@ -72,7 +72,7 @@ def test_any_variable(text):
         "from os import environ\nprint(environ['A'])",
     ],
 )
-def test_what_only_looks_changes_nothing(text):
+def test_reading_is_not_a_change(text):
     assert {what for what in touches(text) if not what.startswith("look:")} == set()
 
 
@@ -80,7 +80,7 @@ def test_what_only_looks_changes_nothing(text):
     "text",
     ['x = os.environ["A"]', 'os.environ.get("A")', 'os.getenv("A", "b")', "environ['A'] == 1"],
 )
-def test_a_variable_that_it_looks_at(text):
+def test_a_variable_that_is_read_is_found(text):
     assert touches(text) == {"look:A"}
 
 
@@ -102,11 +102,11 @@ def test_a_variable_that_it_looks_at(text):
         ("import eventlet", "package:*"),
     ],
 )
-def test_other_surroundings(text, found):
+def test_changes_of_other_surroundings_are_found(text, found):
     assert touches(text) == {found}
 
 
-def test_the_packages_it_imports():
+def test_imported_packages_are_found():
     text = """
 import numpy as np, pandas
 from a.b import c

@@ -1,4 +1,4 @@
-"""The name of the environment that an app's workers come from."""
+"""The registered environment that an app's workers are forked in."""
 
 import asyncio
 from typing import Any
@@ -15,7 +15,7 @@ NEEDY = App(name="b", directory="/b", spec=Spec(requirements=("thing",)))
 
 
 class Registry(dict[str, App]):
-    """As the pool's: what was added, until it is forgotten."""
+    """A registry like the pool's: it keeps what was added until told to forget it."""
 
     def add_app(self, name: str, python: str, app: App) -> None:
         self[name] = app
@@ -49,7 +49,7 @@ def made() -> tuple[AppEnvironments, Registry, Provisioning]:
     return environments(registry, "/base/python", lambda: provisioning), registry, provisioning
 
 
-def test_an_app_keeps_its_name_for_as_long_as_the_pool_knows_it() -> None:
+def test_an_app_keeps_its_environments_name_while_the_pool_knows_it() -> None:
     async def main() -> None:
         environments, registry, provisioning = made()
         name = await environments.find(NEEDY)
@@ -76,7 +76,7 @@ def test_an_app_that_names_no_packages_needs_no_store() -> None:
     asyncio.run(main())
 
 
-def test_what_cannot_be_had_is_asked_for_again() -> None:
+def test_a_failed_environment_is_requested_again() -> None:
     async def main() -> None:
         environments, _, provisioning = made()
         provisioning.failure = EnvironmentError("no index")

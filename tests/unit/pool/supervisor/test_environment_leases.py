@@ -1,4 +1,4 @@
-"""The adapter between the store and the pool: leases, errors, and what the two tell each other."""
+"""The adapter between store and pool: leases, errors, and messages between the two."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ SPEC = Spec(requirements=("thing",))
 
 
 class Pool:
-    """The registry of a pool, which notes what it is told."""
+    """The registry of a pool, which records the calls it gets."""
 
     on_unused: Callable[[str], None]
     on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None]
@@ -53,7 +53,7 @@ class Pool:
 
 
 class Provider:
-    """Notes who wants to hear of pressure, and how often room was made."""
+    """Records who listens for pressure, and how often room was made."""
 
     def __init__(self) -> None:
         self.rooms = 0
@@ -165,7 +165,7 @@ def test_the_workers_of_an_app_have_a_lease_of_their_own() -> None:
     asyncio.run(main())
 
 
-def test_who_leaves_while_it_is_introduced_leaves_no_lease() -> None:
+def test_a_request_cancelled_during_registration_leaves_no_lease() -> None:
     async def main() -> None:
         store = Store()
         environments, pool = made(store)
@@ -192,7 +192,7 @@ def test_the_base_needs_no_lease() -> None:
     asyncio.run(main())
 
 
-def test_under_pressure_idle_ones_are_let_go_and_room_is_made_then() -> None:
+def test_under_pressure_idle_environments_are_retired() -> None:
     async def main() -> None:
         store = Store()
         environments, pool = made(store)
@@ -206,8 +206,8 @@ def test_under_pressure_idle_ones_are_let_go_and_room_is_made_then() -> None:
     asyncio.run(main())
 
 
-def test_a_copy_that_is_lost_gets_no_new_call() -> None:
-    """The store's thread says so; the next request has a name, and a lease, of its own."""
+def test_a_lost_copy_gets_no_new_call() -> None:
+    """The store's thread reports the loss; the next request gets a new name and lease."""
 
     async def main() -> None:
         store = Store()
@@ -234,8 +234,8 @@ def test_a_copy_that_is_lost_gets_no_new_call() -> None:
     asyncio.run(main())
 
 
-def test_a_copy_elsewhere_has_processes_of_its_own() -> None:
-    """Its volume went away, and it was made again on local disk: calls in the old one finish."""
+def test_a_copy_in_another_place_has_processes_of_its_own() -> None:
+    """After the volume is lost, a copy is built on local disk; calls in the old copy finish."""
 
     async def main() -> None:
         store = Store()
@@ -283,7 +283,7 @@ def test_what_was_learned_is_recorded() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_failures_in_the_pools_words(
+def test_failures_are_translated_to_the_pools_errors(
     failure: Exception, error: type[Exception], details: dict[str, Any]
 ) -> None:
     async def main() -> None:

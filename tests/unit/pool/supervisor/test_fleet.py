@@ -1,4 +1,4 @@
-"""The whole pool, told by its zygotes and workers late, twice, in another order, or not at all.
+"""The whole pool with messages that arrive late, twice, out of order, or not at all.
 
 No exception, no call without its end, no process that nobody owns: whatever comes, in any order.
 """
@@ -26,7 +26,7 @@ SOME = st.integers(0, 30)
 
 
 class Clock:
-    """In place of the pool's `RunningTime`: no time of it is a pause."""
+    """Replaces the pool's `RunningTime`; its time has no pauses."""
 
     at = 1000.0
 
@@ -37,7 +37,7 @@ class Clock:
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """One whose timers go by that clock."""
+    """A loop whose timers use that clock."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 class Sink:
-    """Counts ends."""
+    """A sink that counts outcomes."""
 
     wants_output = True
 
@@ -66,7 +66,7 @@ class Sink:
 
 
 class DisorderlyFleet(RuleBasedStateMachine):
-    """Calls come and go, processes live and die, and news of them travel as they like."""
+    """Calls come and go, processes live and die, and messages about them arrive in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class DisorderlyFleet(RuleBasedStateMachine):
 
     def pick(self, number: int) -> tuple[FakeZygote, FakeWorker] | None:
         workers = self.fleet.workers()
-        # Those with something to do first: they are the ones that matter.
+        # Processes with work come first: they are the interesting ones.
         workers.sort(key=lambda one: not one[1].frames)
         return workers[number % len(workers)] if workers else None
 
@@ -266,7 +266,7 @@ class DisorderlyFleet(RuleBasedStateMachine):
         if alive:
             alive[number % len(alive)].tell(op[0], **op[1])
 
-    # News of them.
+    # Messages about processes.
 
     @precondition(lambda self: self.fleet.outbox)
     @rule()
@@ -317,7 +317,7 @@ class DisorderlyFleet(RuleBasedStateMachine):
             self.loop.close()
 
     def _end(self) -> None:
-        """From here on all is in order: every call ends, and then every process."""
+        """From here on messages are in order: every call finishes, then every process exits."""
         for _ in range(300):
             self._orderly_second()
             if all(sink.ends for sink in self.sinks.values()):

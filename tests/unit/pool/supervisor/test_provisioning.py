@@ -1,4 +1,4 @@
-"""Calls that wait for their environments: one question for many, and an end for each."""
+"""Calls that wait for environments: one request to the store for many, an outcome for each."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ MADE = Provision(environment="made", origin="memo", resolve_s=0.1)
 
 
 class Told(Unasked):
-    """Answers each question when it is told to."""
+    """Environments that answer each request when a test says so."""
 
     def __init__(self) -> None:
         self.questions: list[tuple[Spec, Report]] = []
@@ -61,7 +61,7 @@ class Told(Unasked):
 
 
 class Pool:
-    """Provisioning, and what it hands over."""
+    """Provisioning, and the calls it submits."""
 
     def __init__(self, queue_limit: int | None = None) -> None:
         self.store = Told()
@@ -121,7 +121,7 @@ def on_loop(test: Callable[[Pool], Coroutine[Any, Any, None]]) -> Callable[[], N
 
 
 @on_loop
-async def test_calls_of_one_spec_ask_once_and_hear_all_of_it(pool: Pool) -> None:
+async def test_calls_of_one_spec_share_one_request_and_its_progress(pool: Pool) -> None:
     first, second = pool.add(1), pool.add(2)
     await pool.asked()
     pool.add(3, OTHER)
@@ -136,14 +136,14 @@ async def test_calls_of_one_spec_ask_once_and_hear_all_of_it(pool: Pool) -> None
     assert first.lines == second.lines == ["building", "ready"]
     assert late.lines == ["ready"]
     assert len(pool.provisioning) == 1
-    # What was told stands before what the call writes.
+    # Progress comes before the call's own output.
     pool.sinks[2].done(Outcome(output=b"its own"))
     assert late.future.result().output == b"building\nits own"
 
 
 @on_loop
-async def test_a_warning_is_news_however_quick_the_look(pool: Pool) -> None:
-    """Such as of an extra that a package does not have: the mistake is in the request."""
+async def test_a_warning_is_shown_even_if_the_environment_was_found_at_once(pool: Pool) -> None:
+    """For example, the request names an extra that the package does not have."""
     sink = pool.add(1)
     await pool.asked()
     for line in ("found", "warning: no such extra", "ready"):
@@ -154,7 +154,7 @@ async def test_a_warning_is_news_however_quick_the_look(pool: Pool) -> None:
 
 
 @on_loop
-async def test_what_is_told_of_a_quick_look_is_no_news(pool: Pool) -> None:
+async def test_progress_is_not_shown_if_the_environment_was_found_at_once(pool: Pool) -> None:
     sink = pool.add(1)
     await pool.asked()
     pool.store.questions[0][1]("found")
@@ -163,7 +163,7 @@ async def test_what_is_told_of_a_quick_look_is_no_news(pool: Pool) -> None:
 
 
 @on_loop
-async def test_the_last_that_is_cancelled_ends_the_question(pool: Pool) -> None:
+async def test_cancelling_the_last_waiting_call_cancels_the_request(pool: Pool) -> None:
     first, second = pool.add(1), pool.add(2)
     await pool.asked()
     assert pool.provisioning.cancel(1, "the client went away")
@@ -186,7 +186,7 @@ async def test_the_last_that_is_cancelled_ends_the_question(pool: Pool) -> None:
 
 
 @on_loop
-async def test_each_call_has_a_failure_and_a_time_of_its_own(pool: Pool) -> None:
+async def test_each_call_has_its_own_failure_and_times(pool: Pool) -> None:
     first = pool.add(1)
     await pool.asked()
     await asyncio.sleep(0.05)
@@ -201,7 +201,7 @@ async def test_each_call_has_a_failure_and_a_time_of_its_own(pool: Pool) -> None
 
 
 @on_loop
-async def test_the_descriptors_of_a_call_that_ends_here_are_closed(pool: Pool) -> None:
+async def test_descriptors_of_a_cancelled_call_are_closed(pool: Pool) -> None:
     reader, writer = os.pipe()
     sink = pool.add(1, call=replace(CALL, fds=(writer,)))
     await pool.asked()
@@ -212,7 +212,7 @@ async def test_the_descriptors_of_a_call_that_ends_here_are_closed(pool: Pool) -
 
 
 @on_loop
-async def test_a_stop_sends_them_elsewhere(pool: Pool) -> None:
+async def test_a_stop_refuses_waiting_calls_as_overloaded(pool: Pool) -> None:
     sink = pool.add(1)
     await pool.asked()
     pool.provisioning.refuse_all()
@@ -224,7 +224,7 @@ async def test_a_stop_sends_them_elsewhere(pool: Pool) -> None:
 
 
 @on_loop
-async def test_what_is_refused_when_its_environment_is_there(pool: Pool) -> None:
+async def test_a_refusal_after_provisioning_is_the_outcome(pool: Pool) -> None:
     sink = pool.add(1)
     await pool.asked()
     pool.refusal = Overloaded("the queue is full", retry_after_s=1)
@@ -236,7 +236,7 @@ async def test_what_is_refused_when_its_environment_is_there(pool: Pool) -> None
 
 
 @on_loop
-async def test_an_environment_is_part_of_what_an_instance_is_made_of(pool: Pool) -> None:
+async def test_the_environment_is_part_of_an_instances_code(pool: Pool) -> None:
     want = InstanceRequest(instance="one", code=("key", None))
     unknown = InstanceRequest(instance="known to its caller only", code=None)
     for call_id, wanted in ((1, want), (2, unknown)):
@@ -246,12 +246,12 @@ async def test_an_environment_is_part_of_what_an_instance_is_made_of(pool: Pool)
     await pool.answer()
     await pool.answer(1, replace(MADE, environment=BASE_ENVIRONMENT))
     codes = [call.want.code for _, call in pool.submitted if call.want]
-    # That of a call which names no packages is left as it is, too.
+    # The code of a call without packages is unchanged, too.
     assert codes == [(("key", None), "made"), None, ("key", None)]
 
 
 @on_loop
-async def test_a_build_is_taken_from_the_time_to_run(pool: Pool) -> None:
+async def test_the_time_of_a_build_is_subtracted_from_the_time_to_run(pool: Pool) -> None:
     limits = CallLimits(run_s=9, build_and_run_s=10, memory_mb=64)
     pool.add(1, call=replace(CALL, limits=limits))
     await pool.asked()
@@ -263,7 +263,9 @@ async def test_a_build_is_taken_from_the_time_to_run(pool: Pool) -> None:
     assert limits.after_build(60).run_s == 0.05
 
 
-def test_so_many_may_wait_where_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bounded_queue_bounds_the_calls_that_wait_for_environments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 2)
 
     async def main(queue_limit: int | None) -> int:
@@ -279,7 +281,7 @@ def test_so_many_may_wait_where_the_queue_is_bounded(monkeypatch: pytest.MonkeyP
     assert [asyncio.run(main(limit)) for limit in (1, 5, None)] == [2, 5, 9]
 
 
-def test_a_close_ends_what_is_under_way() -> None:
+def test_closing_cancels_requests_in_progress() -> None:
     async def main() -> None:
         pool = Pool()
         slow = Slow()

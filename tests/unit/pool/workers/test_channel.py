@@ -30,7 +30,7 @@ def ends() -> Iterator[tuple[WorkerChannel, socket.socket]]:
 Ends = tuple[WorkerChannel, socket.socket]
 
 
-def test_what_a_dead_worker_had_sent_is_read_whole(ends: Ends) -> None:
+def test_all_that_a_dead_worker_sent_is_read(ends: Ends) -> None:
     link, worker = ends
     worker.send(FRAME * 2000 + FRAME[:7])
     worker.close()
@@ -38,7 +38,7 @@ def test_what_a_dead_worker_had_sent_is_read_whole(ends: Ends) -> None:
     assert list(link.read_last()) == []
 
 
-def test_whether_it_read_all_that_it_was_sent_is_known(ends: Ends) -> None:
+def test_the_channel_knows_whether_the_worker_read_everything(ends: Ends) -> None:
     link, worker = ends
     link.send(wire.CALL, b"", b"never read")
     worker.send(FRAME)
@@ -47,7 +47,7 @@ def test_whether_it_read_all_that_it_was_sent_is_known(ends: Ends) -> None:
     assert link.unread
 
 
-def test_who_goes_on_writing_is_not_read_for_ever(ends: Ends) -> None:
+def test_a_writer_that_never_stops_is_not_read_for_ever(ends: Ends) -> None:
     link, worker = ends
     worker.send(FRAME * 10)
     read = 0
@@ -58,7 +58,7 @@ def test_who_goes_on_writing_is_not_read_for_ever(ends: Ends) -> None:
     assert read >= 10
 
 
-def test_what_is_no_frame_is_told_after_those_before_it(ends: Ends) -> None:
+def test_a_malformed_frame_is_reported_after_the_valid_ones(ends: Ends) -> None:
     link, worker = ends
     worker.send(FRAME * 3)
     worker.send(b"x" * 100)
@@ -69,7 +69,7 @@ def test_what_is_no_frame_is_told_after_those_before_it(ends: Ends) -> None:
         next(last)
 
 
-def test_others_get_their_turn_while_a_large_frame_arrives() -> None:
+def test_other_channels_are_served_while_a_large_frame_arrives() -> None:
     near, far = socket.socketpair()
     output, printed = os.pipe()
     link = WorkerChannel(near.detach(), output, output_limit=1000, body_limit=1 << 30)

@@ -13,7 +13,7 @@ from flashpool.pool.workers.output_buffer import OutputBuffer
 MARK = re.compile(rb"\n\[\.\.\. (\d+) bytes of output cut \.\.\.\]\n")
 
 
-def test_little_output_is_kept_as_it_is():
+def test_short_output_is_kept_unchanged():
     buffer = OutputBuffer(100)
     for chunk in (b"one\n", b"two\n"):
         buffer.append(chunk)
@@ -38,7 +38,7 @@ def test_the_first_and_the_last_half_survive_whatever_the_chunks(chunks, limit):
 
 
 def dumped(*places: str) -> list[bytes]:
-    """A stack as the interpreter dumps it, a line at a time."""
+    """A stack as the interpreter dumps it, line by line."""
     lines = [f'  File "{place}", line 7 in run\n' for place in places]
     return [line.encode() for line in ("Current thread 0x01 (most recent call first):\n", *lines)]
 
@@ -48,7 +48,7 @@ OURS = [f"/x/pool/_child/{name}.py" for name in ("invoke", "worker", "birth", "z
 
 @pytest.mark.parametrize("before", [b"", b"x" * 90, b"x" * 5000, b"x" * 50_000])
 @pytest.mark.parametrize("whole", [False, True])
-def test_frames_of_ours_take_no_room_of_the_users(before, whole):
+def test_frames_of_flashpool_take_no_room_from_the_users(before, whole):
     buffer = OutputBuffer(200)
     chunks = [before, *dumped("flash:f", *OURS)]
     for chunk in [b"".join(chunks)] if whole else chunks:

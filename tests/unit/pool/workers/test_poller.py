@@ -1,4 +1,4 @@
-"""One epoll for many: what one handler does is nothing to the others."""
+"""One epoll for many handlers: an error in one does not affect the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def test_a_handler_that_raises_is_called_once_and_its_owner_is_told(loop, pipes) -> None:
+def test_a_handler_that_raises_is_removed_and_its_owner_notified(loop, pipes) -> None:
     recorder = Recorder()
     poller = Poller(loop, recorder)
     (bad, bad_w), (good, good_w) = pipes
@@ -62,7 +62,7 @@ def test_a_handler_that_raises_is_called_once_and_its_owner_is_told(loop, pipes)
     assert "KeyError: 'what nobody knows'" in stats.last_callback_error
 
 
-def test_what_raises_while_an_owner_is_ended_is_counted_too(loop, pipes) -> None:
+def test_an_exception_while_an_owner_is_notified_is_counted_too(loop, pipes) -> None:
     recorder = Recorder()
     poller = Poller(loop, recorder)
     ((bad, bad_w), _) = pipes
@@ -77,7 +77,7 @@ def test_what_raises_while_an_owner_is_ended_is_counted_too(loop, pipes) -> None
     assert recorder.supervisor().callback_errors == 2
 
 
-def test_a_handler_that_stops_watching_itself_and_raises_is_no_trouble(loop, pipes) -> None:
+def test_a_handler_may_unregister_itself_and_raise(loop, pipes) -> None:
     recorder = Recorder()
     poller = Poller(loop, recorder)
     ((bad, bad_w), _) = pipes

@@ -1,4 +1,4 @@
-"""Roles make only the moves of their table."""
+"""State machines allow only the transitions of their tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flashpool.pool.workers.states import (
 )
 
 
-def test_an_illegal_move_raises_with_the_story():
+def test_an_illegal_transition_raises_with_the_history():
     worker = StateMachine("worker 7", WorkerState.SPARE, WORKER_MOVES)
     worker.move(WorkerState.BUSY)
     worker.move(WorkerState.EXITING)

@@ -1,4 +1,4 @@
-"""`memory_layout`: what a call writes to lies side by side, and works as before."""
+"""`memory_layout`: objects that a call writes to are moved together, and work as before."""
 
 import subprocess
 import sys
@@ -25,10 +25,10 @@ from _flashpool.fork_server import memory_layout
 
 
 def lean(source, folder="/"):
-    """Run this in an interpreter of its own: it moves things about for good."""
+    """Run this in an interpreter of its own, because moving objects cannot be undone."""
     prelude = PRELUDE.format(folder=str(folder), child=str(CHILD))
     done = subprocess.run(
-        # Compiling our modules for the first time would leave holes that later runs have not.
+        # Compiling our modules for the first time would leave holes that later runs do not have.
         [sys.executable, "-I", "-B", "-c", prelude + textwrap.dedent(source)],
         capture_output=True,
         text=True,
@@ -38,7 +38,7 @@ def lean(source, folder="/"):
     return done.stdout
 
 
-def test_what_runs_is_found_in_order_and_nothing_of_it_happens_here():
+def test_the_functions_that_run_are_recorded_without_side_effects_here():
     printed = lean("""
         there = []
 
@@ -65,7 +65,7 @@ def test_what_runs_is_found_in_order_and_nothing_of_it_happens_here():
     assert printed == "no process is left\n"
 
 
-def test_a_run_that_fails_is_told_and_moves_nothing():
+def test_a_failed_trial_run_is_reported_and_moves_nothing():
     printed = lean("""
         sys.stdout.reconfigure(line_buffering=True)
         sys.stderr = sys.stdout
@@ -78,9 +78,9 @@ def test_a_run_that_fails_is_told_and_moves_nothing():
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="code objects are all of one size")
-def test_functions_that_run_come_to_lie_side_by_side_and_do_what_they_did(tmp_path):
+def test_functions_that_run_are_moved_together_and_still_work(tmp_path):
     functions = "".join(
-        # Of many sizes, and so in many pools.
+        # Functions of many sizes, and so in many of the allocator's pools.
         f"def f{n}(x):\n    if x > {n}:\n        return x {'+ 0 ' * n}+ {n}\n    raise ValueError(x)\n"
         for n in range(40)
     )
@@ -118,7 +118,7 @@ def test_functions_that_run_come_to_lie_side_by_side_and_do_what_they_did(tmp_pa
     assert after <= 8 < before
 
 
-def test_new_objects_of_one_size_lie_side_by_side():
+def test_new_objects_of_one_size_are_adjacent():
     printed = lean("""
         scattered = [bytes(size) for _ in range(3000) for size in (30, 200, 400)]
         del scattered[::7]
@@ -131,8 +131,8 @@ def test_new_objects_of_one_size_lie_side_by_side():
     assert printed == "True\n" * 4
 
 
-def test_an_allocator_that_lays_nothing_side_by_side_is_left_alone():
-    """As another one that was preloaded may."""
+def test_an_allocator_without_adjacent_objects_is_left_alone():
+    """Such as another allocator that was preloaded."""
     printed = lean("""
         real, between = bytes, []
 
@@ -147,7 +147,7 @@ def test_an_allocator_that_lays_nothing_side_by_side_is_left_alone():
     assert printed == "True\n"
 
 
-def test_a_run_that_hangs_is_given_up():
+def test_a_trial_run_that_hangs_is_given_up():
     printed = lean("""
         import time
         memory_layout._PATIENCE_S = 0.2
@@ -156,7 +156,7 @@ def test_a_run_that_hangs_is_given_up():
     assert printed == "[]\n"
 
 
-def test_where_no_process_can_be_forked_nothing_is_found_and_nothing_left_open():
+def test_a_failed_fork_finds_nothing_and_leaves_no_descriptor():
     printed = lean("""
         from _flashpool import forking
 

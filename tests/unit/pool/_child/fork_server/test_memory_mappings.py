@@ -1,4 +1,4 @@
-"""`memory_mappings`: libraries are mapped in fewer parts, with no other content and nothing writable."""
+"""`memory_mappings`: libraries get fewer mappings, with the same content and no write access."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def lean(source):
     return json.loads(done.stdout)
 
 
-def test_each_library_has_one_part_that_is_not_written_to():
+def test_each_library_has_one_mapping_that_is_not_writable():
     before, after, done, same, works = lean("""
         before, content = mapped(), text()
         done = memory_mappings.merge_read_only()
@@ -51,7 +51,7 @@ def test_each_library_has_one_part_that_is_not_written_to():
     assert done is True
     assert same
     assert works
-    # Python's own modules may be part of the interpreter, as in Debian's; these are not.
+    # Modules of the standard library may be built in, as in Debian's Python; these are not.
     for library in ("libc.so", "_ctypes."):
         parts = [mode for _, mode, path in after if library in path]
         assert len([mode for _, mode, path in before if library in path]) - len(parts) == 2
@@ -62,7 +62,7 @@ def test_each_library_has_one_part_that_is_not_written_to():
     assert written[0] == written[1]
 
 
-def test_pythons_own_parts_stay_as_profilers_look_for_them():
+def test_the_interpreters_mappings_stay_as_profilers_expect_them():
     before, after = lean("""
         def own():
             return [row for row in mapped()
@@ -77,7 +77,7 @@ def test_pythons_own_parts_stay_as_profilers_look_for_them():
     assert before == after
 
 
-def test_where_nothing_may_be_made_executable_all_stays_as_it_is():
+def test_where_memory_cannot_become_executable_nothing_changes():
     before, after, done, works = lean("""
         before = mapped()
         memory_mappings._mprotect = lambda *_: -1
@@ -90,7 +90,7 @@ def test_where_nothing_may_be_made_executable_all_stays_as_it_is():
     assert works
 
 
-def test_where_mappings_cannot_be_read_they_stay_as_they_are():
+def test_where_mappings_cannot_be_read_nothing_changes():
     before, after, done = lean("""
         before = mapped()
 

@@ -1,4 +1,4 @@
-"""`memory_tricks`: which of them are used where. Whether they work, `tests/process` shows."""
+"""`memory_tricks`: which tricks are used where. `tests/process` tests that they work."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[5]
 
 @pytest.fixture
 def on(monkeypatch):
-    """Makes this interpreter look like another one."""
+    """Make this interpreter look like another one."""
 
     def on(minor=13, *, name="cpython", maxsize=2**63 - 1, abiflags=""):
         look = SimpleNamespace(
@@ -38,13 +38,13 @@ def on(monkeypatch):
         (13, [LAYOUT, IMMORTAL, MAPPINGS]),
     ],
 )
-def test_versions_on_which_they_were_tried(on, minor, used):
+def test_tricks_are_on_for_tested_versions(on, minor, used):
     on(minor)
     assert memory_tricks.usable(ALL) == used
 
 
 @pytest.mark.parametrize("minor", [9, 14, 15, 20])
-def test_on_any_other_version_they_are_off_unless_asked_for(on, minor):
+def test_tricks_are_off_for_untested_versions_unless_asked_for(on, minor):
     on(minor)
     assert memory_tricks.usable(ALL) == []
     assert MAPPINGS in memory_tricks.usable([*ALL, UNTRIED])
@@ -57,24 +57,24 @@ def test_on_any_other_version_they_are_off_unless_asked_for(on, minor):
     ids=["another implementation", "32 bits", "free-threaded"],
 )
 @pytest.mark.parametrize("minor", [13, 14])
-def test_where_memory_differs_they_are_off_even_when_asked_for(on, minor, other):
+def test_tricks_are_off_where_the_memory_layout_differs(on, minor, other):
     on(minor, **other)
     assert memory_tricks.usable([*ALL, UNTRIED]) == []
 
 
 @pytest.mark.parametrize("only", ALL)
-def test_each_can_be_had_alone(on, only):
+def test_each_trick_can_be_used_alone(on, only):
     on(13)
     assert memory_tricks.usable([only]) == [only]
 
 
-def test_none_can_be_had(on):
+def test_all_tricks_can_be_turned_off(on):
     on(13)
     assert memory_tricks.usable([]) == memory_tricks.usable([UNTRIED]) == []
 
 
-def test_they_were_tried_on_every_version_that_is_supported():
-    """A version that is added to the project has to be tried, and be named there."""
+def test_every_supported_version_is_a_tested_one():
+    """A version that the project adds has to be tested with the tricks and be listed there."""
     text = (ROOT / "pyproject.toml").read_text("utf-8")
     supported = re.findall(r'"Programming Language :: Python :: 3\.(\d+)"', text)
     assert supported

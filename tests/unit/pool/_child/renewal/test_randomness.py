@@ -1,4 +1,4 @@
-"""`randomness.Held`: what the global generators give after each renewal."""
+"""`randomness.Held`: numbers of the global generators after each renewal."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_each_renewal_gives_other_numbers_from_a_sound_state(in_memory):
+def test_each_renewal_gives_different_numbers_from_a_random_state(in_memory):
     source = RENEW.format(child=str(CHILD), in_memory=in_memory)
     done = subprocess.run(
         [sys.executable, "-I", "-c", source], capture_output=True, text=True, timeout=60
@@ -42,5 +42,5 @@ def test_each_renewal_gives_other_numbers_from_a_sound_state(in_memory):
     found = json.loads(done.stdout)
     assert len({tuple(numbers) for numbers in found}) == len(found)
     for numbers in found:
-        # Of so many bits, half are set: 16 standard deviations.
+        # About half of the bits are set; the tolerance is 16 standard deviations.
         assert 0.48 < sum(number.bit_count() for number in numbers[1:]) / 1300 / 32 < 0.52

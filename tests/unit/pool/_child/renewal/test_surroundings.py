@@ -1,4 +1,4 @@
-"""`Surroundings.are_as_they_were` is `not changed()`, for less: it may never say so of a change."""
+"""`Surroundings.are_as_they_were` is a cheaper `not changed()`: it never misses a change."""
 
 import json
 import platform
@@ -66,7 +66,7 @@ def watched(source, kinds=ALL):
         ),
     ],
 )
-def test_changes_are_seen_by_both(source, changed):
+def test_changes_are_detected_by_both(source, changed):
     same, found = watched(source)
     assert not same
     assert changed in found
@@ -83,7 +83,7 @@ def test_changes_are_seen_by_both(source, changed):
     ],
 )
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc: others compare all")
-def test_what_only_looks_is_no_change(source):
+def test_reading_is_not_a_change(source):
     assert watched(source) == (True, [])
 
 
@@ -100,7 +100,7 @@ def test_what_cannot_be_compared_counts_as_changed():
     assert watched(source)[1] == []
 
 
-def test_only_the_kinds_that_matter_are_watched():
+def test_only_the_given_kinds_are_watched():
     source = "sys.argv = ['x']; os.chdir('/'); locale.setlocale(locale.LC_ALL, 'C.UTF-8')"
     same, changed = watched(source, kinds=())
     assert same == (platform.libc_ver()[0] == "glibc")
@@ -119,7 +119,7 @@ def test_only_the_kinds_that_matter_are_watched():
     ids=["C", "longer names in C", "Rust", "a message in Rust", "none of both"],
 )
 @pytest.mark.parametrize("part", [16, 1 << 20])
-def test_variables_are_found_in_libraries_as_their_languages_write_them(
+def test_names_of_variables_are_found_in_libraries_of_c_and_rust(
     tmp_path, monkeypatch, text, known, part
 ):
     library = tmp_path / "library.so"

@@ -1,4 +1,4 @@
-"""Every kind of function, and what is left running when it ends."""
+"""Functions of every kind, and what they leave running when they return."""
 
 import time
 
@@ -26,7 +26,7 @@ ASYNC_GENERATOR = "async def f(n):\n    for i in range(n): yield i\n"
         "f = lambda n: n",
     ],
 )
-def test_values(worker, code):
+def test_functions_of_all_kinds_return_their_value(worker, code):
     assert worker.value(code, 3) == 3
 
 
@@ -42,12 +42,12 @@ def test_values(worker, code):
         "import asyncio\nasync def f(n):\n    for i in range(n):\n        await asyncio.sleep(0)\n        yield i",
     ],
 )
-def test_items(worker, code):
+def test_generators_of_all_kinds_yield_their_items(worker, code):
     assert worker.value(code, 3) == [0, 1, 2]
     assert worker(code, 3, stream=True).items == [0, 1, 2]
 
 
-def test_iterators_that_are_no_generators_are_left_alone(worker):
+def test_other_iterators_are_returned_as_values(worker):
     assert list(worker.value("def f(): return iter([1, 2])")) == [1, 2]
 
 
@@ -78,9 +78,9 @@ def test_asyncio_is_imported_for_awaitables_only(worker):
         "async def f():\n    {}\n    yield",
     ],
 )
-def test_every_exception_comes_out(worker, name, form):
+def test_every_exception_is_reported(worker, name, form):
     answer = worker(form.format(f"raise {name}('boom')"))
-    # Python itself changes these two on their way through a coroutine or generator.
+    # Python itself replaces these two when they leave a coroutine or generator.
     changed = (
         ("StopIteration", "StopAsyncIteration")
         if "yield" in form and "async" in form
@@ -112,7 +112,7 @@ def test_a_sibling_task_that_exits_ends_the_call(worker):
 
 
 def run_noted(source):
-    """Run ``f(note)`` of a source here; its result and what it noted."""
+    """Run ``f(note)`` of a source here; return its result and its notes."""
     noted = []
     scope = {"note": noted.append}
     exec(source, scope)
@@ -158,7 +158,7 @@ async def f():
     assert run_noted(source) == (1, ["written"])
 
 
-def test_what_will_not_end_is_waited_for_within_the_grace(monkeypatch):
+def test_tasks_that_ignore_cancellation_get_the_grace_and_no_more(monkeypatch):
     monkeypatch.setattr(invoke, "GRACE_S", 0.2)
     source = """
 import asyncio, logging
@@ -178,7 +178,7 @@ async def f():
     assert time.monotonic() - began < 8, "it would go on for ten"
 
 
-def test_generators_are_closed_when_the_taker_fails():
+def test_generators_are_closed_when_their_reader_fails():
     closed = []
 
     def items():
@@ -204,7 +204,7 @@ def test_generators_are_closed_when_the_taker_fails():
     assert closed == ["sync", "async"]
 
 
-def test_items_come_one_by_one():
+def test_items_are_sent_one_by_one():
     log = []
 
     def items():
@@ -216,7 +216,7 @@ def test_items_come_one_by_one():
     assert log == ["made 0", "took 0", "made 1", "took 1"]
 
 
-def test_wrong_arguments_show_no_frame_of_ours(worker):
+def test_wrong_arguments_show_no_frame_of_flashpool(worker):
     answer = worker("def f(a): pass")
     assert answer.error.startswith("TypeError: f() missing 1 required positional argument: 'a'\n")
     assert "invoke.py" not in answer.error

@@ -1,4 +1,4 @@
-"""A generator's items: no more than a window of them goes ahead of the reader, credit opens it."""
+"""A generator's items: at most a window is sent ahead of the reader; credit extends the window."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ NUMBER = 7
 
 
 class Reader:
-    """The other end of a channel."""
+    """The reader's end of a channel."""
 
     def __init__(self):
         self.sock, worker = socket.socketpair()
@@ -45,7 +45,7 @@ def link(reader):
     return ResidentLink(reader.channel, None)
 
 
-def test_a_worker_reads_its_channel_when_the_window_is_used_up(reader):
+def test_with_the_window_used_up_a_worker_reads_credit(reader):
     items = reader.sender(ChannelCredit(reader.channel))
     for _ in range(wire.WINDOW):
         items(b"x")
@@ -58,7 +58,7 @@ def test_a_worker_reads_its_channel_when_the_window_is_used_up(reader):
         items(b"z")
 
 
-def test_a_worker_waits_for_credit_beside_other_tasks(reader):
+def test_waiting_for_credit_does_not_block_other_tasks(reader):
     async def story():
         items = reader.sender(ChannelCredit(reader.channel))
         items.left = 0
@@ -72,7 +72,7 @@ def test_a_worker_waits_for_credit_beside_other_tasks(reader):
     asyncio.run(story())
 
 
-def test_a_plain_call_of_a_resident_reads_past_the_credit_of_others(reader, link):
+def test_a_plain_call_of_a_resident_skips_credit_of_other_calls(reader, link):
     credit = LinkCredit(link, asyncio.get_running_loop)
     link.streams[NUMBER] = credit.add
     items = reader.sender(credit)
@@ -83,7 +83,7 @@ def test_a_plain_call_of_a_resident_reads_past_the_credit_of_others(reader, link
     assert (reader.sent, items.left) == ([b"x"], 1)
 
 
-def test_credit_of_a_resident_that_came_early_is_kept(reader, link):
+def test_early_credit_for_a_residents_call_is_kept(reader, link):
     credit = LinkCredit(link, asyncio.get_running_loop)
     credit.add(4)
     items = reader.sender(credit)

@@ -1,4 +1,4 @@
-"""What of a request a method of an API gets."""
+"""How a request becomes the arguments of a method of an API."""
 
 import pytest
 
@@ -39,11 +39,11 @@ def anything(*args, **kwargs):
         (anything, {}, {}, {"a": 1}, ([{"a": 1}], {})),
     ],
 )
-def test_arguments(method, path, query, body, expected):
+def test_arguments_come_from_path_query_and_body(method, path, query, body, expected):
     assert RouteParameters(method).arguments(path, query, body) == expected
 
 
 @pytest.mark.parametrize("texts", [{"item": "seven"}, {"item": "7", "double": "perhaps"}])
-def test_a_text_of_another_type_is_refused_by_name(texts):
+def test_a_value_of_another_type_is_refused_with_its_name(texts):
     with pytest.raises(ValueError, match=r"expected (int|bool), got"):
         RouteParameters(item).arguments({}, texts, NOTHING)

@@ -1,4 +1,4 @@
-"""What is told of exceptions: faithful where it can be, bounded and safe where not."""
+"""Reports of exceptions: faithful where possible, bounded and safe otherwise."""
 
 import json
 import pickle
@@ -57,7 +57,7 @@ def test_the_text_reads_as_python_prints_it(worker):
     )
 
 
-def test_the_details_say_the_same_as_data(worker):
+def test_the_details_have_the_same_content_as_data(worker):
     details = worker(CHAIN).details
     assert details["class_name"] == "ValueError"
     assert details["module"] == "builtins"
@@ -90,7 +90,7 @@ def test_a_builtin_exception_needs_no_cloudpickle(worker):
     assert "cloudpickle" not in worker(CHAIN).modules
 
 
-def test_context_and_its_suppression():
+def test_contexts_are_reported_unless_suppressed():
     def implicit():
         try:
             1 / 0
@@ -111,7 +111,7 @@ def test_context_and_its_suppression():
     assert pickle.loads(data).__suppress_context__
 
 
-def test_notes():
+def test_notes_are_reported():
     error = ValueError("v")
     error.__notes__ = ["one", "two\nlines", 3]
     record, data = captured(error)
@@ -121,7 +121,7 @@ def test_notes():
 
 
 @needs_groups
-def test_groups(worker):
+def test_exception_groups_are_reported(worker):
     answer = worker(
         "def g(): raise TypeError('t')\n"
         "def f():\n"
@@ -152,7 +152,7 @@ def test_groups(worker):
         ("True", "True", 1),
     ],
 )
-def test_exits(worker, code, message, exit_code):
+def test_exits_are_reported(worker, code, message, exit_code):
     answer = worker(f"import sys\ndef f(): sys.exit({code})")
     assert answer.error_type == "SystemExit"
     assert answer.error.startswith(f"SystemExit: {message}\n") or code == "None"
@@ -225,7 +225,7 @@ AWKWARD_TOLD = {
 
 
 @pytest.mark.parametrize("name", AWKWARD_TOLD)
-def test_awkward_exceptions_that_are_told_of(worker, name):
+def test_awkward_exceptions_that_are_only_described(worker, name):
     answer = worker(AWKWARD_TOLD[name])
     assert answer.error_type == "E", answer.error
     assert answer.pickle == ""
@@ -251,7 +251,7 @@ def test_awkward_exceptions_that_are_told_of(worker, name):
         "import sys\nclass E(Exception): pass\ndef f():\n    sys.path[:] = []; sys.meta_path[:] = []\n    raise E",
     ],
 )
-def test_hostile_surroundings_still_get_an_answer(worker, code):
+def test_an_exception_is_reported_in_hostile_surroundings(worker, code):
     answer = worker(code)
     assert answer.kind == "raised"
     assert "E" in answer.error
@@ -289,7 +289,7 @@ class Lies(ModuleNotFoundError):
         (ValueError("x"), None),
     ],
 )
-def test_a_module_that_is_not_installed_is_told_as_data(error, missing):
+def test_a_missing_module_is_named_in_the_details(error, missing):
     record, data = captured(error)
     assert record["details"].get("missing_module") == missing
     if type(error) is ModuleNotFoundError:
@@ -305,7 +305,7 @@ def test_capture_does_not_touch_the_exception():
     assert (error.__traceback__, error.__context__, error.__dict__) == before
 
 
-def test_pickles_of_others_stay_as_they_were():
+def test_capturing_leaves_the_global_dispatch_table_unchanged():
     import copyreg
 
     before = dict(copyreg.dispatch_table)
@@ -367,7 +367,7 @@ def throw(error):
     raise error
 
 
-def test_the_record_of_the_worst_graph_stays_small(worker):
+def test_the_record_of_a_huge_graph_is_bounded(worker):
     code = f"""
 class E(Exception): pass
 def g(n, error):  # {"漢" * 2000}
@@ -394,8 +394,8 @@ def test_clip_keeps_both_ends():
     assert text == "a" * 50 + " [... 5000 characters left out ...] " + "c" * 50
 
 
-def test_a_part_of_a_namespace_that_is_not_there_is_told_in_full(tmp_path, monkeypatch):
-    """Such as `google.protobuf`, where `google` is there for the sake of another package."""
+def test_a_missing_part_of_a_namespace_is_named_in_full(tmp_path, monkeypatch):
+    """Such as `google.protobuf`, where another package provides `google`."""
     (tmp_path / "spacious" / "one").mkdir(parents=True)
     monkeypatch.syspath_prepend(str(tmp_path))
     record, _ = captured(raised(lambda: __import__("spacious.other.part")))

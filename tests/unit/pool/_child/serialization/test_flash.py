@@ -1,4 +1,4 @@
-"""Requests in, results out: what is accepted, what is refused, and with which words."""
+"""Requests in, results out: what is accepted, what is refused, and with which messages."""
 
 import base64
 import json
@@ -44,7 +44,7 @@ def test_a_plain_call_imports_nothing(worker):
     assert worker(ADD, 1).modules == []
 
 
-def test_json_goes_in_and_out(worker):
+def test_json_arguments_and_results_round_trip(worker):
     answer = worker(
         "def f(x): return {'got': x, 't': (1, 2)}", {"a": [1.5, None]}, serialization_format="json"
     )
@@ -116,7 +116,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("request_", "words"), REFUSED)
-def test_a_malformed_request_is_refused_in_words(worker, request_, words):
+def test_a_malformed_request_is_refused_with_a_message(worker, request_, words):
     body = request_ if isinstance(request_, bytes) else json.dumps(request_).encode()
     answer = worker.body(body)
     assert (answer.ok, answer.kind) == (False, "BadRequest")
@@ -130,19 +130,19 @@ def test_a_malformed_request_is_refused_in_words(worker, request_, words):
         lambda s: st.lists(s) | st.dictionaries(st.text(), s),
     )
 )
-def test_no_json_at_all_gets_past_the_checks(value):
+def test_arbitrary_json_never_crashes_the_checks(value):
     with pytest.raises(BadRequest):
         flash.load_call(json.dumps(value).encode())
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.binary())
-def test_no_bytes_get_past_the_checks(body):
+def test_arbitrary_bytes_never_crash_the_checks(body):
     with pytest.raises(BadRequest):
         flash.load_call(body)
 
 
-def test_a_failing_pickle_is_the_requests_fault_and_a_leaving_one_is_not(worker):
+def test_a_failing_pickle_is_the_requests_error_and_an_exiting_one_is_not(worker):
     class Raises:
         def __reduce__(self):
             return divmod, (1, 0)
@@ -242,7 +242,7 @@ def test_importable_classes_travel_without_cloudpickle(worker, code, expected):
     assert "cloudpickle" not in answer.modules
 
 
-def test_what_main_defines_travels_by_value(worker):
+def test_classes_of_main_travel_by_value(worker):
     point = worker.value(
         "import dataclasses\n"
         "@dataclasses.dataclass(frozen=True)\n"
@@ -284,7 +284,7 @@ def test_an_instance_of_a_shipped_module_travels_by_name(worker):
         ("raised_limit(200_000)", "nested too deep to be pickled"),
     ],
 )
-def test_what_cannot_be_pickled_says_so(worker, expression, words):
+def test_the_error_for_an_unpicklable_result_says_why(worker, expression, words):
     code = f"""
 import sys
 class Unspeakable(Exception):
@@ -326,13 +326,13 @@ def f(): return {expression}
         ({(1, 2): 3}, "keys must be str"),
     ],
 )
-def test_what_json_cannot_say_says_so(value, words):
+def test_the_error_for_a_result_that_json_cannot_represent_says_why(value, words):
     with pytest.raises(Unserializable, match="Return dicts with string keys") as caught:
         flash.dump_result(value, True)
     assert words in str(caught.value)
 
 
-def test_circles_and_depth_in_json():
+def test_circular_and_deep_results_are_refused_as_json():
     circle: list = []
     circle.append(circle)
     with pytest.raises(Unserializable, match="Circular"):
@@ -354,12 +354,12 @@ def test_a_pickle_beyond_its_limit_is_not_finished():
 
 
 @pytest.mark.parametrize("space", [" ", "\n\t", "\r\n "])
-def test_space_around_a_request_is_json(space):
+def test_whitespace_around_a_request_is_accepted(space):
     body = f'{space}{{"function_name": "f", "function_code": "def f(): return 7"}}{space}'
     assert flash.load_call(body.encode()).function() == 7
 
 
-def test_half_a_surrogate_pair_is_no_json_text():
+def test_a_lone_surrogate_is_refused_in_json():
     with pytest.raises(Unserializable, match="surrogates"):
         flash.dump_result(["\ud800"], as_json=True)
     assert json.loads(flash.dump_result(["\U0001f600"], as_json=True)) == ["\U0001f600"]

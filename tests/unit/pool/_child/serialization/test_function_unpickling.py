@@ -1,4 +1,4 @@
-"""`function_unpickling`: loads what cloudpickle writes, as cloudpickle would, and mostly without it."""
+"""`function_unpickling` loads cloudpickle's pickles, usually without importing cloudpickle."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ for text in json.load(sys.stdin):
 print(json.dumps(found))
 """
 
-#: Each defines ``f``, which needs no arguments.
+#: Sources that each define a function ``f`` without arguments.
 WITHOUT_CLOUDPICKLE = {
     "plain": "def f(): return 1",
     "lambda": "f = lambda: 2",
@@ -74,7 +74,7 @@ def defined(source):
 
 
 def loaded_lean(functions):
-    """Of each function: what it returns there, and whether cloudpickle was there by then."""
+    """For each function, return its result and whether loading it imported cloudpickle."""
     packages = str(Path(cloudpickle.__file__).parents[1])
     order = [base64.b64encode(cloudpickle.dumps(one)).decode() for one in functions]
     done = subprocess.run(
@@ -96,16 +96,16 @@ def test_a_function_is_as_cloudpickle_loads_it(name):
 
 
 @pytest.mark.parametrize("name", WITH_CLOUDPICKLE)
-def test_what_takes_more_than_functions_has_cloudpickle_imported(name):
+def test_values_other_than_functions_import_cloudpickle(name):
     function = defined(WITH_CLOUDPICKLE[name])
     assert loaded_lean([function]) == [[repr(function()), True]]
 
 
-def test_functions_are_the_same_before_and_after_it_was_imported():
+def test_functions_are_the_same_whether_cloudpickle_is_imported_or_not():
     kinds = [WITHOUT_CLOUDPICKLE["closure"], WITH_CLOUDPICKLE["class"]]
     functions = [defined(kinds[n]) for n in (0, 1, 0)]
     assert loaded_lean(functions) == [["42", False], ["7", True], ["42", True]]
 
 
-def test_a_function_of_a_module_goes_by_reference():
+def test_a_function_of_a_module_travels_by_reference():
     assert loaded_lean([partial(len, "abc")]) == [["3", False]]

@@ -1,4 +1,4 @@
-"""Where in a value that is to be JSON something lies that is not."""
+"""The path to the part of a value that JSON cannot represent."""
 
 import pytest
 
@@ -16,11 +16,11 @@ from flashpool.pool._child.serialization.json_faults import where
         ({"a": [1, "x", None, True, 2.5]}, ""),
     ],
 )
-def test_where(value, told):
+def test_the_path_to_the_fault_is_found(value, told):
     assert where(value) == told
 
 
-def test_a_value_within_itself_ends():
+def test_a_circular_value_is_handled():
     value = []
     value.append(value)
     assert where(value) == ""

@@ -1,4 +1,4 @@
-"""A sent source as a module of its own: its name, its file, and how what it defines travels."""
+"""A sent source as a module: its name, its file, and how values it defines travel."""
 
 import os
 import pickle
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 
-def test_its_guard_does_not_run_and_main_is_nobodys(worker):
+def test_the_main_guard_does_not_run_and_main_is_another_module(worker):
     code = """
 import sys
 ran = False
@@ -46,7 +46,7 @@ def f(what):
     return Point(20), Color.RED, (lambda: Point(1))
 """
 
-#: Loads a pickle where there is no such module.
+#: Loads a pickle in a process without the module.
 READER = """
 import pickle, sys
 before = dict(sys.modules["__main__"].__dict__)
@@ -89,7 +89,7 @@ def cloudpickled(value) -> bytes:
     return cloudpickle.dumps(value)
 
 
-def test_the_calls_own_cloudpickle_knows_it_too(worker):
+def test_the_calls_own_cloudpickle_pickles_it_by_value_too(worker):
     assert worker.value(RETURNS, "registry") is True
     own = worker.value(RETURNS, "own")
     assert read_elsewhere(pickle.dumps(own), "print(value.double().x)") == "8\n"
@@ -112,11 +112,11 @@ def f(method):
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
-def test_its_functions_are_usable_in_children(worker, method):
+def test_its_functions_can_be_used_in_child_processes(worker, method):
     assert worker.value(SPAWN, method) == ([1, 4, 9], [3])
 
 
-def test_children_of_children_find_it_too(worker):
+def test_grandchild_processes_find_it_too(worker):
     code = (
         SPAWN.replace("def f(", "def deeper(_):\n    return f('spawn')\ndef f(")
         + "def g():\n    from concurrent.futures import ProcessPoolExecutor\n"
@@ -128,7 +128,7 @@ def test_children_of_children_find_it_too(worker):
     assert worker.value(code, function_name="g") == [([1, 4, 9], [3])]
 
 
-def test_it_is_a_file_where_it_asks_for_that(worker):
+def test_it_is_written_to_a_file_if_it_uses_its_file(worker):
     code = """
 import inspect, os
 def f():
@@ -143,7 +143,7 @@ def f():
     assert not os.path.exists(os.path.dirname(os.path.dirname(path)))
 
 
-def test_nothing_is_written_for_a_call_that_asks_for_nothing(worker):
+def test_no_file_is_written_for_a_call_that_does_not_need_it(worker):
     code = """
 def f():
     import sys, inspect
@@ -154,7 +154,7 @@ def f():
 
 
 @pytest.mark.parametrize("text", ["é", "# -*- coding: latin-1 -*-\né", "# coding: ascii\né"])
-def test_the_file_reads_as_the_text(worker, text):
+def test_the_file_has_the_text_of_the_source(worker, text):
     lines = text.split("\n")
     code = "\n".join([*lines[:-1], f"WORD = {lines[-1]!r}", SPAWN, "def word(_): return WORD", ""])
     code += "def g():\n    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
@@ -162,5 +162,5 @@ def test_the_file_reads_as_the_text(worker, text):
     assert worker.value(code, function_name="g") == ["é"]
 
 
-def test_a_byte_order_mark_is_none_of_the_text(worker):
+def test_a_byte_order_mark_is_not_part_of_the_text(worker):
     assert worker.value("\ufeffdef f(): return 1") == 1

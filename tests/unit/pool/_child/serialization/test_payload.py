@@ -1,4 +1,4 @@
-"""Parcels: what travels in the message, what in a descriptor, and who closes that."""
+"""Parcels: what travels in the message and what in a descriptor, and who closes the descriptor."""
 
 import errno
 import gc
@@ -79,23 +79,23 @@ def test_shape_and_order_survive(order):
     assert back.flags[f"{order}_CONTIGUOUS"]
 
 
-def test_what_is_not_contiguous_travels_in_the_pickle():
+def test_arrays_that_are_not_contiguous_travel_in_the_pickle():
     array = np.arange(600_000).reshape(300, 2000)[::2, ::3]
     assert np.array_equal(round_trip(array), array)
 
 
-def test_a_pickle_that_is_large_itself_goes_into_the_descriptor():
+def test_a_large_pickle_travels_in_the_descriptor():
     body, fds = payload.pack([b"x" * (3 * MIB), "y"], pickling.dumps)
     assert len(body) < 1000
     assert payload.load_result(body, fds) == [b"x" * (3 * MIB), "y"]
 
 
-def test_empty_and_tiny_buffers():
+def test_empty_and_tiny_buffers_survive():
     value = [np.zeros(0), np.zeros(1), np.zeros((0, 5)), np.zeros(MIB)]
     assert [one.shape for one in round_trip(value)] == [(0,), (1,), (0, 5), (MIB,)]
 
 
-def test_memory_is_returned_with_the_last_array_over_it():
+def test_memory_is_unmapped_with_the_last_array_over_it():
     before = mappings()
     back = round_trip(np.zeros(MIB))
     part = back[10:20]
@@ -151,7 +151,7 @@ def test_an_unpickling_error_leaves_no_descriptor_and_no_mapping():
     assert mappings() == mapped
 
 
-def test_sealed_memory_can_be_read_twice_and_each_reader_has_its_own():
+def test_sealed_memory_can_be_read_twice_with_independent_copies():
     body, fds = payload.pack(np.zeros(MIB), pickling.dumps, sealed=True)
     copies = [payload.duplicate((body, fds)) for _ in range(2)]
     first = payload.load_result(*copies[0])
@@ -172,7 +172,7 @@ def test_memory_cannot_be_resized_under_its_reader():
 def test_without_memfd_an_unnamed_file_does(monkeypatch):
     monkeypatch.delattr(os, "memfd_create")
     body, fds = payload.pack([np.arange(MIB), b"x" * (2 * MIB)], pickling.dumps)
-    # Not by a list of /dev/shm, where other programs make files too.
+    # Do not list /dev/shm: other programs create files there, too.
     assert os.fstat(fds[0]).st_nlink == 0
     back = payload.load_result(body, fds)
     assert np.array_equal(back[0], np.arange(MIB))
@@ -221,12 +221,12 @@ def pack_call(function, arguments, kind=payload.ONE):
     )
 
 
-def test_a_call_has_its_arguments():
+def test_a_calls_arguments_arrive():
     function, args, kwargs = payload.load_call(*pack_call(add, ((1, 2), {"c": 3})), each)
     assert function(*args, **kwargs) == 6
 
 
-def test_a_call_with_memory_in_function_and_arguments():
+def test_function_and_arguments_may_both_have_large_memory():
     big, other = np.full(MIB, 2.0), np.full(MIB, 3.0)
     body, fds = pack_call(lambda x: float((big * x).sum()), ((other,), {}))
     assert len(fds) == 2
@@ -235,7 +235,7 @@ def test_a_call_with_memory_in_function_and_arguments():
     assert function(*args, **kwargs) == 6.0 * MIB
 
 
-def test_a_chunk_is_many_calls():
+def test_a_chunk_contains_many_calls():
     body, fds = pack_call(add, [(1, 2), (3, 4)], payload.EACH)
     function, args, kwargs = payload.load_call(body, fds, each)
     assert function(*args, **kwargs) == [3, 7]
@@ -250,13 +250,13 @@ def test_descriptors_of_a_call_that_cannot_be_loaded_are_closed():
     assert descriptors() == before
 
 
-def test_a_result_that_cannot_be_pickled_says_what_it_is():
+def test_the_error_for_an_unpicklable_result_names_its_type():
     with pytest.raises(Exception, match=r"of type generator.*cannot be pickled") as raised:
         payload.dump_result(i for i in range(3))
     assert type(raised.value).__name__ == "Unserializable"
 
 
-def test_a_result_of_a_worker_reads_here():
+def test_a_workers_result_is_read_here():
     body, fds = payload.dump_result({"x": np.arange(MIB), "f": lambda: 7})
     back = payload.load_result(body, fds)
     assert back["f"]() == 7
@@ -265,23 +265,23 @@ def test_a_result_of_a_worker_reads_here():
 
 @pytest.fixture
 def received():
-    """Arguments as a worker has them, in memory that it shares with nobody."""
+    """Arguments as a worker receives them, in memory that no other process shares."""
     array = np.arange(MIB, dtype="f8")
     _, args, _ = payload.load_call(*pack_call(add, ((array, np.arange(20_000)), {})), each)
     args = list(args)
     yield args
-    args.clear()  # pytest keeps it, and with it the mapping
+    args.clear()  # pytest keeps the arguments alive, and with them the mapping
 
 
 def same_memory(result, last=True):
-    """Whether a result travels in the memory that the arguments came in; and what arrives."""
+    """Return whether a result travels in the memory of the arguments, and what arrives."""
     body, fds = payload.dump_result(result, last=last)
     in_place = os.fstat(fds[0]).st_ino == shared_buffers.received._identity[1]
     return payload.load_result(body, fds), in_place
 
 
 @pytest.mark.parametrize("part", [slice(None), slice(1, -1), slice(0, 600_000)], ids=str)
-def test_arguments_go_back_in_place(received, part):
+def test_arguments_are_returned_in_their_memory(received, part):
     received[0][:] *= 2
     back, in_place = same_memory({"x": received[0][part]})
     assert in_place
@@ -300,7 +300,7 @@ def test_arguments_go_back_in_place(received, part):
     ids=["a small part", "twice the same", "something larger", "something new beside it", "less"],
 )
 @pytest.mark.slow
-def test_what_must_be_copied_is(received, result):
+def test_results_that_cannot_be_returned_in_place_are_copied(received, result):
     expected = result(np.arange(MIB, dtype="f8"))
     back, in_place = same_memory(result(received[0]))
     assert not in_place
@@ -310,14 +310,14 @@ def test_what_must_be_copied_is(received, result):
 @pytest.mark.parametrize(
     "result", [lambda x: [x + 1], lambda x: np.split(x + 1, 8), lambda x: [x[::-1].copy()]]
 )
-def test_something_new_of_that_size_is_written_over_the_arguments(received, result):
+def test_a_new_result_of_the_same_size_reuses_the_memory_of_arguments(received, result):
     expected = result(np.arange(MIB, dtype="f8"))
     back, in_place = same_memory(result(received[0]))
     assert in_place
     assert all(map(np.array_equal, back, expected))
 
 
-def test_nothing_goes_back_in_place_while_the_process_lives_on(received):
+def test_nothing_is_returned_in_place_while_the_process_lives_on(received):
     back, in_place = same_memory(received[0], last=False)
     assert not in_place
     assert np.array_equal(back, received[0])
@@ -333,7 +333,7 @@ def test_a_descriptor_that_user_code_closed_or_reused_is_not_sent(received):
     assert not same_memory(received[0])[1]
 
 
-def test_what_went_back_in_place_is_independent_of_read_only_views(received):
+def test_read_only_arguments_are_not_returned_in_place(received):
     received[0].flags.writeable = False
     back, in_place = same_memory(received[0])
     assert not in_place
@@ -368,19 +368,19 @@ def lost_module(tmp_path):
     cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES.discard("a_lost_module")
 
 
-def test_what_no_search_would_find_goes_by_value(lost_module):
+def test_functions_that_cannot_be_imported_travel_by_value(lost_module):
     data = pickling.dumps([lost_module.f, lost_module.C()])
     del sys.modules["a_lost_module"]
     function, _ = pickle.loads(data)
     assert function(1) == 6
 
 
-def test_importable_functions_go_by_reference():
+def test_importable_functions_travel_by_reference():
     assert len(pickling.dumps(os.path.join)) < 100
     assert pickle.loads(pickling.dumps(textwrap.dedent)) is textwrap.dedent
 
 
-def test_the_programs_path_leaves_out_what_the_interpreter_brings(monkeypatch, tmp_path):
+def test_the_programs_path_leaves_out_the_interpreters_own_entries(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", [str(tmp_path), "", *sys.path])
     path = pickling.program_path()
     assert path[0] == str(tmp_path)

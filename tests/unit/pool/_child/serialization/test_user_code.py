@@ -1,4 +1,4 @@
-"""Source text made live: its fresh module, annotations, and modules from memory."""
+"""Running source text: its fresh module, its annotations, and modules from memory."""
 
 import base64
 import json
@@ -45,12 +45,12 @@ def f(): return pickle.loads(pickle.dumps(A(2))) == A(2), pickle.loads(pickle.du
     assert worker.value(code) == (True, True)
 
 
-def test_our_own_future_imports_do_not_leak_in(worker):
+def test_flashpools_future_imports_do_not_apply_to_user_code(worker):
     assert worker.value("def f(x: int = 1): return f.__annotations__") == {"x": int}
 
 
 @pytest.mark.parametrize("module", ["inspect", "linecache"])
-def test_source_is_there_for_whoever_asks(worker, module):
+def test_inspect_finds_the_source(worker, module):
     code = f"""
 import inspect, {module}
 def f():
@@ -87,7 +87,7 @@ ITEM = "def f(item: Item) -> Item:\n    return item"
         "def other(a: Undefined): pass\n" + ITEM,
     ],
 )
-def test_annotations_that_only_the_client_can_evaluate(worker, code):
+def test_annotations_that_only_the_client_can_evaluate_are_tolerated(worker, code):
     assert worker.value(code, 5) == 5
 
 
@@ -103,7 +103,7 @@ def test_annotations_that_only_the_client_can_evaluate(worker, code):
         ("def f(a: Item): pass\nimport nothing", "Item"),
     ],
 )
-def test_other_names_stay_errors(worker, code, name):
+def test_other_undefined_names_raise(worker, code, name):
     answer = worker(code)
     assert answer.error_type == ("NameError" if "import" not in code else "ModuleNotFoundError")
     assert name in answer.error or "nothing" in answer.error
@@ -143,16 +143,16 @@ def f(*x): return sys.runs
         ),
     ],
 )
-def test_code_runs_once_whatever_annotations_name(worker, rest):
+def test_code_runs_once_whatever_names_annotations_use(worker, rest):
     assert worker.value(ONCE.format(rest)) == 1
 
 
-def test_nothing_of_how_annotations_are_seen_to_stays(worker):
+def test_handling_of_annotations_leaves_no_trace(worker):
     code = "def f(x: Item = 1): return [n for n in globals() if 'known' in n], f.__annotations__"
     assert worker.value(code) == ([], {"x": "Item"})
 
 
-def test_what_comes_first_in_a_source_still_does(worker):
+def test_docstring_and_future_imports_stay_first(worker):
     code = '"""Words."""\nfrom __future__ import generator_stop\ndef f(x: Item = 1): return __doc__'
     assert worker.value(code) == "Words."
 
@@ -213,7 +213,7 @@ async def f():
     assert worker.value(code, modules=PACKAGE) == (42, 9, 9)
 
 
-def test_modules_are_never_stale(worker):
+def test_modules_are_never_stale_across_calls(worker):
     for number in range(3):
         modules = {"helper.py": f"N = {number}", "pack/part.py": f"N = {number}"}
         assert worker.value(
@@ -221,7 +221,7 @@ def test_modules_are_never_stale(worker):
         ) == (number, number)
 
 
-def test_modules_are_not_stale_in_one_process_either(worker):
+def test_modules_are_not_stale_within_one_process_either(worker):
     assert worker.python(
         "import sys\nfrom _flashpool.serialization import user_modules\n"
         "result = []\n"
@@ -234,7 +234,7 @@ def test_modules_are_not_stale_in_one_process_either(worker):
     ) == [1, 2, "gone", 1]
 
 
-def test_modules_win_over_installed_packages_but_for_the_runtimes_own(worker):
+def test_modules_shadow_installed_packages_except_the_runtimes(worker):
     modules = {"pip.py": "MINE = 1", "psutil/part.py": "MINE = 2"}
     code = "import cloudpickle\nimport pip, psutil.part\ndef f(): return pip.MINE, psutil.part.MINE"
     assert worker.value(code, modules=modules) == (1, 2)
@@ -258,7 +258,7 @@ def test_a_folder_joins_an_installed_namespace_package(worker, tmp_path):
     (tmp_path / "space" / "installed.py").write_text("I = 1")
     code = f"import sys\nsys.path.append({str(tmp_path)!r})\nimport space.mine, space.installed\ndef f(): return space.mine.M, space.installed.I"
     assert worker.value(code, modules={"space/mine.py": "M = 2"}) == (2, 1)
-    # A child has no finder of ours.
+    # A child process does not have flashpool's finder.
     say = "import space.mine, space.installed; print(space.mine.M + space.installed.I)"
     assert (
         worker.python(
@@ -277,7 +277,7 @@ def test_a_package_wins_over_the_module_beside_it(worker):
     assert worker.value("import a, b\ndef f(): return a.N, b.N", modules=modules) == (1, 4)
 
 
-def test_modules_know_where_they_are(worker):
+def test_modules_know_their_file_and_package(worker):
     code = """
 import os, pack.part as p, pack
 def f():
@@ -307,7 +307,7 @@ def f():
 """
 
 
-def test_modules_are_files(worker):
+def test_modules_can_be_opened_as_files(worker):
     modules = {"helper.py": "\ufeffX = 1\n", "pkg/__init__.py": "", "pkg/a.py": "A = 1\n"}
     assert worker.value(WALK, modules=modules) == (["pkg.a"], 1, b"1", b"1", "A = 1\n", True)
 
@@ -325,7 +325,7 @@ def f(method):
     assert worker.value(code, method, modules=modules) == ([1, 4], [9])
 
 
-def test_what_is_shipped_is_not_taken_for_installed(worker):
+def test_shipped_modules_are_not_reported_as_installed(worker):
     """Only what any process could import may be preloaded."""
     code = """
 import helper, pack.part, json, sys
@@ -346,7 +346,7 @@ def test_nothing_is_written_where_the_call_works(worker, tmp_path):
     assert worker.value(code, modules={"helper.py": ""}) == []
 
 
-def test_a_broken_module_shows_its_lines_and_none_of_ours(worker):
+def test_a_broken_module_shows_its_lines_and_none_of_flashpool(worker):
     answer = worker("import helper\ndef f(): pass", modules={"helper.py": "x = 1\n1 / 0\n"})
     assert [(f[0], f[1]) for f in answer.details["traceback"]] == [
         ("flash:f", 1),
@@ -402,7 +402,7 @@ def test_paths_that_are_not_modules_are_refused(path):
         user_modules.install_modules({path: ""})
 
 
-def test_too_many_and_too_large_are_refused():
+def test_too_many_and_too_large_modules_are_refused():
     with pytest.raises(BadRequest, match="1001 files"):
         user_modules.install_modules({f"m{i}.py": "" for i in range(1001)})
     with pytest.raises(BadRequest, match="bytes of source"):
@@ -423,7 +423,7 @@ def test_a_path_is_a_module_name_or_refused(path):
     assert all(part.isidentifier() for part in parts)
 
 
-def test_the_real_limits_hold_a_thousand_modules(worker):
+def test_a_thousand_modules_are_within_the_default_limits(worker):
     modules = {f"pack/m{i}.py": f"N = {i}" for i in range(1000)}
     request = {
         "function_name": "f",

@@ -1,4 +1,4 @@
-"""Which failures to load an app may pass."""
+"""Which failures to load an app are temporary."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from flashpool.pool.residents.apps import failures
     ("error_type", "details", "passes"),
     [
         ("ModuleNotFoundError", {}, False),
-        # A class of the user's may have any name.
+        # A class of the user may have any name.
         ("EnvironmentError", {}, False),
         ("WorkerCrashed", {"signal": "SIGSEGV"}, False),
         ("Timeout", {}, False),
@@ -33,10 +33,12 @@ from flashpool.pool.residents.apps import failures
         ),
     ],
 )
-def test_passes(error_type: str, details: dict[str, Any], passes: bool) -> None:
+def test_temporary_failures_are_told_from_permanent_ones(
+    error_type: str, details: dict[str, Any], passes: bool
+) -> None:
     cause = Cause(error_type=error_type, message="", details=details)
     assert failures.passes(cause) is passes
 
 
-def test_the_names_are_those_of_errors() -> None:
+def test_the_listed_names_are_real_error_classes() -> None:
     assert all(hasattr(envs, name) for name in failures._OWN)

@@ -23,7 +23,7 @@ def ready(workers: int = 1) -> AppTable:
     return table
 
 
-def test_websockets_do_not_take_the_room_of_requests():
+def test_websockets_do_not_count_against_requests():
     table = ready()
     assert table.requested(1, socket=True) == [SendRequest(1, 1, 2)]
     assert table.requested(2, socket=True) == [SendRequest(2, 1, 1)]
@@ -31,7 +31,7 @@ def test_websockets_do_not_take_the_room_of_requests():
     assert table.requested(4) == []  # it waits
 
 
-def test_one_more_websocket_than_there_is_room_for_is_turned_away():
+def test_websockets_beyond_the_limit_are_refused():
     table = ready()
     for number in (1, 2):
         table.requested(number, socket=True)
@@ -53,7 +53,7 @@ def test_a_websocket_is_not_opened_a_second_time():
     assert lost == LoseRequest(1, began=False, sibling=False)
 
 
-def test_what_is_accepted_and_closed_comes_out_as_it_went_in():
+def test_accept_and_close_messages_round_trip():
     meta = app_messages.pack_accepted(7, "chat", [b"x-a", b"1", b"x-a", b"2"])
     assert app_messages.unpack_accepted(meta) == (7, "chat", [(b"x-a", b"1"), (b"x-a", b"2")])
     assert app_messages.unpack_closing(app_messages.pack_closing(7, 4001, "grüße")) == (
@@ -64,7 +64,7 @@ def test_what_is_accepted_and_closed_comes_out_as_it_went_in():
 
 
 @pytest.mark.parametrize("meta", [b"", b"1234567", wire.NUMBER.pack(1), wire.NUMBER.pack(1) + b"x"])
-def test_what_is_malformed_is_a_bad_frame(meta: bytes):
+def test_malformed_messages_are_bad_frames(meta: bytes):
     for unpack in (app_messages.unpack_accepted, app_messages.unpack_closing):
         with pytest.raises(wire.BadFrame):
             unpack(meta)

@@ -47,7 +47,7 @@ class AppWorld(RuleBasedStateMachine):
         self.loading: set[int] = set()
         self.ready: set[int] = set()
         self.pauses = 0
-        #: Requests that have not ended: the worker that has them, and how often one was sent.
+        #: Unfinished requests: the worker of each, and how often each was sent.
         self.open: dict[int, int | None] = {}
         self.sent: dict[int, int] = {}
         self.begun: set[int] = set()
@@ -154,7 +154,7 @@ class AppWorld(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
-        """A request waits only while no worker can take one."""
+        """A request waits only while no worker can take it."""
         if self.table.waiting:
             for row in self.table.workers.values():
                 free = row.state is AppWorkerState.READY and not row.doubts
@@ -178,7 +178,7 @@ def test_the_least_loaded_worker_gets_the_next_request():
     assert sorted(workers[:2]) == sorted(workers[2:]) == [1, 2]
 
 
-def test_more_than_fit_wait_and_more_than_may_wait_are_turned_away():
+def test_requests_wait_for_room_and_are_refused_when_the_queue_is_full():
     table = ready()
     for number in range(1, 5):
         assert isinstance(table.requested(number)[0], SendRequest)
@@ -187,7 +187,7 @@ def test_more_than_fit_wait_and_more_than_may_wait_are_turned_away():
     assert table.answered(1)[0].request == 5
 
 
-def test_a_request_that_had_begun_is_lost_with_its_worker_and_another_one_is_sent_once_more():
+def test_a_dead_worker_loses_begun_requests_and_others_are_resent_once():
     table = ready(AppPolicy(workers=1, concurrency=2))
     table.requested(1)
     table.requested(2)
@@ -200,14 +200,14 @@ def test_a_request_that_had_begun_is_lost_with_its_worker_and_another_one_is_sen
     assert LoseRequest(2, began=False, sibling=False) in table.died(2, set(), "crash", 1.0)
 
 
-def test_one_that_nobody_waits_for_is_not_sent_again():
+def test_an_abandoned_request_is_not_resent():
     table = ready(AppPolicy(workers=1))
     table.requested(1)
     table.abandoned(1)
     assert LoseRequest(1, began=False, sibling=False) in table.died(1, set(), "crash", 0.0)
 
 
-def test_a_worker_in_doubt_gets_nothing_until_that_is_settled():
+def test_a_worker_with_a_late_request_gets_no_new_ones():
     table = ready(AppPolicy(workers=1))
     table.requested(1)
     assert table.late(1, began=True) == [Interrupt(1, 1)]
@@ -217,7 +217,7 @@ def test_a_worker_in_doubt_gets_nothing_until_that_is_settled():
     assert table.grace_over(1) == []
 
 
-def test_what_does_not_end_within_the_grace_takes_its_worker_along():
+def test_a_late_request_that_outlasts_the_grace_kills_its_worker():
     table = ready(AppPolicy(workers=1))
     table.requested(1)
     table.requested(2)
@@ -229,7 +229,7 @@ def test_what_does_not_end_within_the_grace_takes_its_worker_along():
     ]
 
 
-def test_one_that_has_not_begun_casts_no_doubt_on_its_worker():
+def test_a_late_request_that_has_not_begun_does_not_block_its_worker():
     table = ready(AppPolicy(workers=1))
     table.requested(1)
     table.requested(2)
@@ -238,7 +238,7 @@ def test_one_that_has_not_begun_casts_no_doubt_on_its_worker():
     assert table.grace_over(2) == []
 
 
-def test_an_app_that_cannot_be_loaded_is_tried_less_and_less_often():
+def test_loading_a_failing_app_is_retried_with_growing_pauses():
     table = AppTable(AppPolicy())
     (start,) = table.start()
     table.requested(1)
@@ -264,7 +264,7 @@ def test_a_worker_that_served_is_replaced_at_once_however_often_it_dies():
         table.loaded(number + 1)
 
 
-def test_one_that_dies_again_and_again_without_a_request_is_cut_off():
+def test_a_worker_that_keeps_dying_without_a_request_is_restarted_later():
     table = ready(AppPolicy(workers=1))
     assert table.died(1, (), "crash", 0.0) == [StartWorker(2)]
     table.loaded(2)

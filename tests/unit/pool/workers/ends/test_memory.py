@@ -1,4 +1,4 @@
-"""Memory limits: a rough look first, an exact measure when that is over, and who is told."""
+"""Memory limits: a rough check first, an exact measurement if that exceeds the limit."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ PID = 17
 
 
 class Trees:
-    """What process trees use, as the kernel would answer; roughly, and exactly."""
+    """Scripted memory use of process trees, as a rough and an exact figure."""
 
     def __init__(self, monkeypatch):
         self.rough = self.exact = 0
@@ -42,7 +42,7 @@ def trees(monkeypatch):
 
 
 class Watched:
-    """Something with a limit of 100 MiB."""
+    """A call with a limit of 100 MiB."""
 
     def __init__(self, pid=PID):
         self.on = True
@@ -64,7 +64,7 @@ async def until(condition):
     raise AssertionError("it did not come about")
 
 
-def test_more_than_it_may_is_told_once(trees):
+def test_exceeding_the_limit_is_reported_once(trees):
     async def story():
         watch, watched = MemoryWatch(Recorder()), Watched()
         trees.uses(rough=150, exact=120)
@@ -78,7 +78,7 @@ def test_more_than_it_may_is_told_once(trees):
     asyncio.run(story())
 
 
-def test_what_only_seems_too_much_is_within_its_limit(trees):
+def test_only_the_exact_figure_counts_against_the_limit(trees):
     async def story():
         watch, watched = MemoryWatch(Recorder()), Watched()
         trees.uses(rough=150, exact=100)
@@ -92,7 +92,7 @@ def test_what_only_seems_too_much_is_within_its_limit(trees):
     asyncio.run(story())
 
 
-def test_what_ended_while_it_was_measured_is_not_told(trees):
+def test_a_call_that_ended_during_its_measurement_is_not_reported(trees):
     async def story():
         watch, watched = MemoryWatch(Recorder()), Watched()
         trees.uses(rough=150, exact=120)
@@ -107,7 +107,7 @@ def test_what_ended_while_it_was_measured_is_not_told(trees):
     asyncio.run(story())
 
 
-def test_it_begins_again_with_the_next_one(trees):
+def test_checks_resume_with_the_next_call(trees):
     async def story():
         watch, first, second = MemoryWatch(Recorder()), Watched(), Watched()
         watch.add(first.limit)
@@ -122,7 +122,7 @@ def test_it_begins_again_with_the_next_one(trees):
     asyncio.run(story())
 
 
-def test_one_that_cannot_be_looked_at_is_no_other_ones_end(trees, monkeypatch):
+def test_an_error_in_one_check_does_not_stop_others(trees, monkeypatch):
     real, tries = memory.used, []
 
     def used(pid):
@@ -149,7 +149,7 @@ def test_one_that_cannot_be_looked_at_is_no_other_ones_end(trees, monkeypatch):
     asyncio.run(story())
 
 
-def test_closed_it_looks_no_more(trees):
+def test_after_close_nothing_is_checked(trees):
     async def story():
         watch, watched = MemoryWatch(Recorder()), Watched()
         watch.add(watched.limit)

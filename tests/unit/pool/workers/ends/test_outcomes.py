@@ -1,4 +1,4 @@
-"""What an end says of itself."""
+"""Messages of outcomes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from flashpool.pool.calls import Outcome
 from flashpool.pool.workers.ends import outcomes
 
 
-def test_what_was_measured_is_never_told_as_within_the_limit():
-    """It was found above the limit by less than a megabyte."""
+def test_the_reported_memory_is_never_below_the_limit():
+    """The memory exceeds the limit by less than a megabyte."""
     stop = outcomes.used_too_much(100, (100 << 20) + 4096)
     assert stop.details["measured_mb"] == 101
     assert "used 101 MB, and the limit is 100 MB" in stop.message
@@ -24,7 +24,7 @@ def test_what_was_measured_is_never_told_as_within_the_limit():
         ("nobody_knows", "no module 'nobody_knows': "),
     ],
 )
-def test_the_package_of_a_module_that_is_not_there(module: str, words: str) -> None:
+def test_advice_names_the_package_of_a_missing_module(module: str, words: str) -> None:
     outcome = Outcome(
         error_type="ModuleNotFoundError",
         error="Traceback ...",

@@ -1,4 +1,4 @@
-"""A task that waits for a thread is told from one that can be cancelled."""
+"""A task that waits for a thread is distinguished from one that can be cancelled."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ async def in_anyio(wait: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("way", [in_asyncio, in_anyio])
-def test_a_function_in_a_thread_is_seen_while_it_runs(
+def test_a_function_is_detected_while_it_runs_in_a_thread(
     way: Callable[[Callable[[], bool]], Awaitable[None]],
 ) -> None:
     started, go_on = threading.Event(), threading.Event()
@@ -51,7 +51,7 @@ def test_a_function_in_a_thread_is_seen_while_it_runs(
     asyncio.run(story())
 
 
-def test_whoever_waits_for_a_place_in_the_pool_has_no_thread_yet() -> None:
+def test_a_task_that_waits_for_a_free_thread_has_none_yet() -> None:
     async def story() -> None:
         limiter = anyio.CapacityLimiter(1)
         await limiter.acquire_on_behalf_of("somebody")

@@ -1,4 +1,4 @@
-"""`by_value.importable`: where an object is, remembered within a bound."""
+"""`by_value.importable`: where an object can be imported from, cached within a bound."""
 
 import contextvars
 import gc
@@ -22,10 +22,10 @@ def shelf() -> Iterator[types.ModuleType]:
 
 
 class Thing:
-    """Can be referred to weakly."""
+    """An object that supports weak references."""
 
 
-def test_what_was_looked_for_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_in_the_cache_are_not_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importable, "_PLACES", 20)
     first = Thing()
     gone = weakref.ref(first)
@@ -38,7 +38,7 @@ def test_what_was_looked_for_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatc
     assert len(importable._places) == 20
 
 
-def test_a_name_that_has_another_value_by_now_is_no_place(shelf: types.ModuleType) -> None:
+def test_a_name_that_was_rebound_is_not_used(shelf: types.ModuleType) -> None:
     thing = shelf.thing = Thing()
     assert importable.place_of(thing) == (shelf, "thing")
     assert importable.place_of(thing) == (shelf, "thing")

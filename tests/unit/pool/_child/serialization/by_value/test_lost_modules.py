@@ -11,7 +11,7 @@ from flashpool.pool._child.serialization.by_value import lost_modules
 
 
 @pytest.mark.parametrize("name", ["collections.abc", "os.path", "xml.etree.ElementTree", "time"])
-def test_modules_of_the_standard_library_are_found_by_every_name_they_have(name: str) -> None:
+def test_modules_of_the_standard_library_are_found_by_all_their_names(name: str) -> None:
     importlib.import_module(name)
     assert not lost_modules.is_lost(name)
 

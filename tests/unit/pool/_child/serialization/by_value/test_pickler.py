@@ -1,4 +1,4 @@
-"""`by_value.pickler`: what cloudpickle refuses or loses arrives, in a process that has nothing of ours."""
+"""`by_value.pickler`: values that cloudpickle refuses or loses arrive in a foreign process."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from flashpool.pool import cross_version, pickling
 from flashpool.pool._child.serialization.by_value import pickler
 from support import programs_by_value as programs
 
-#: A reader, as clients are: cloudpickle and the standard library.
+#: A program that reads pickles as clients do, with cloudpickle and the standard library.
 READER = """
 import base64, json, sys
 sys.path.append({packages!r})
@@ -53,9 +53,9 @@ def read_elsewhere(pickles):
 
 @pytest.fixture(scope="module")
 def outcomes():
-    """Of each program: what ``f`` returns in a copy elsewhere, and here."""
+    """For each program, return what ``f`` returns as a copy elsewhere, and here."""
     functions = {name: defined(source) for name, source in PROGRAMS.items()}
-    # Before any is called: a call may change what the function holds.
+    # Pickle all before any is called: a call may change the values that the function holds.
     elsewhere = read_elsewhere({name: pickling.dumps(f) for name, f in functions.items()})
     return {name: (elsewhere[name], repr(f())) for name, f in functions.items()}
 
@@ -67,12 +67,12 @@ def test_a_copy_does_what_the_function_does(outcomes, name):
 
 
 @pytest.mark.parametrize("make", [threading.Lock, threading.RLock, threading.local])
-def test_a_lock_among_arguments_is_refused_as_pickle_does(make):
+def test_a_lock_among_arguments_is_refused_as_pickle_refuses_it(make):
     with pytest.raises(TypeError, match="cannot pickle"):
         pickling.dumps(((make(),), {}))
 
 
-def test_a_lock_that_a_function_among_arguments_holds_is_a_new_one():
+def test_a_lock_held_by_a_function_among_arguments_becomes_a_new_lock():
     function = defined(
         "import threading\nL = threading.Lock()\nL.acquire()\ndef f(): return L.locked()"
     )
@@ -81,7 +81,7 @@ def test_a_lock_that_a_function_among_arguments_holds_is_a_new_one():
     assert arguments[0]() is False
 
 
-def test_what_an_importable_module_holds_goes_by_name():
+def test_values_of_importable_modules_travel_by_name():
     function = defined("from logging import _lock as L\ndef f(): return L")
     copy = cloudpickle.loads(pickling.dumps(function))
     import logging
@@ -89,7 +89,7 @@ def test_what_an_importable_module_holds_goes_by_name():
     assert copy() is logging._lock
 
 
-def test_what_fails_by_value_goes_by_the_name_that_a_module_has_for_it(tmp_path, monkeypatch):
+def test_values_that_fail_by_value_travel_by_a_modules_name_for_them(tmp_path, monkeypatch):
     (tmp_path / "a_database.py").write_text(
         "import sqlite3\nclass Engine:\n"
         " def __init__(self): self.connection = sqlite3.connect(':memory:')\nENGINE = Engine()\n"
@@ -112,13 +112,13 @@ def test_an_error_names_the_global_variable_that_cannot_travel():
 @pytest.mark.parametrize(
     "function", sorted(pickler._OURS, key=lambda one: one.__name__), ids=lambda one: one.__name__
 )
-def test_what_goes_along_can_go_to_another_python(function):
+def test_code_that_travels_along_works_in_another_python(function):
     assert cross_version.reduce_code(function.__code__, (3, 99))
 
 
 @pytest.mark.parametrize("marked", [False, True])
-def test_code_keeps_the_name_of_its_file(monkeypatch, marked):
-    """Version 3.1.3 of cloudpickle writes another one."""
+def test_code_keeps_its_file_name(monkeypatch, marked):
+    """Version 3.1.3 of cloudpickle writes another file name."""
     if marked:
         theirs = cloudpickle.Pickler.dispatch_table[type(defined.__code__)]
 
