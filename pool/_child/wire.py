@@ -253,7 +253,7 @@ def overlaps(meta: bytes) -> bool:
 
 
 class ResultMeta:
-    """How a call ended.
+    """How a call finished.
 
     ``form`` is one of `FORMS`. ``more`` holds ``modules`` (that the call imported), ``changed``
     (surroundings that imports read, see `surroundings`), ``native`` (variables that libraries it
@@ -320,7 +320,7 @@ def _is_told(more: Meta) -> bool:
 
 
 def pack_exit(stage: int, runs: str, ended: str) -> bytes:
-    """Pack the progress of an exit: the stage, what runs now, and what was left behind."""
+    """Pack the progress of an exit: the stage, what runs now, and what was abandoned."""
     return _dumps([stage, runs, ended]).encode()
 
 

@@ -200,14 +200,14 @@ class ResidentRunner:
         meta = wire.numbered(call_id, wire.CREDIT_META.pack(items))
         self._worker_set.send(worker, wire.CREDIT, meta)
 
-    # What the scheduler decided about calls; for loads, see `loading`.
+    # Decisions of the scheduler about calls; for loads, see `loading`.
 
     def granted(self, worker: Worker) -> None:
         """Handle a resident that has got the slot it asked for."""
         assert worker.instance is not None
         self.do(self.table.granted(worker.instance, self._now()))
 
-    # What the table decided.
+    # Commands of the table.
 
     def do(self, commands: Iterable[states.Command]) -> None:
         """Carry out commands of the table."""

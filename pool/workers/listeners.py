@@ -26,7 +26,7 @@ class ZygoteListener(Protocol):
         """
 
     def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
-        """The zygote could not fork so many workers."""
+        """The zygote could not fork ``number`` workers."""
 
 
 class WorkerListener(Protocol):
@@ -50,7 +50,7 @@ class WorkerListener(Protocol):
         """A worker whose function has returned reports the progress of its exit."""
 
     def exit_over(self, worker: Worker) -> None:
-        """A worker has nothing left to do but to exit."""
+        """A worker only has to exit."""
 
     def exit_died(self, worker: Worker) -> None:
         """A worker died after its function had returned, whether its exit was over or not."""

@@ -169,7 +169,7 @@ class WorkerSet:
         if worker.link.unsent:
             self._poller.want_to_write(worker.link.channel_fd, True)
 
-    # What they send and print.
+    # Frames and output.
 
     def _on_channel(self, worker: Worker, _fd: int, writable: bool) -> None:
         if writable:

@@ -236,7 +236,7 @@ class ZygoteSet:
             zygote.leave()
         self._given_up.clear()
 
-    # What they say.
+    # Messages and output.
 
     def _on_control(self, zygote: ZygoteProcess, _fd: int, writable: bool) -> None:
         """Handle the messages that have arrived."""

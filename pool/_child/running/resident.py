@@ -96,7 +96,7 @@ class Resident:
                 worker.set_variables(self.link.env)
             self.instance = self.make(frame)
             overlapping = user_code.async_methods(type(self.instance))
-        except BaseException as error:  # SystemExit and its like are results
+        except BaseException as error:  # even SystemExit is a result
             _, body, _, failure = raised(error)
         if os.getpid() != self.link.pid:
             os._exit(0)
@@ -164,7 +164,7 @@ class Resident:
             with SoftLimit(soft_s) as limited:
                 value = self.finish(method(*args, **kwargs), on_item, limited)
             outcome = encoded(value, request, limit, last=False)
-        except BaseException as error:  # SystemExit and its like are results
+        except BaseException as error:  # even SystemExit is a result
             outcome = failed(error)
         self.link.streams.pop(number, None)
         if os.getpid() != self.link.pid:

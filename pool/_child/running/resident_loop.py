@@ -145,7 +145,7 @@ class ResidentLoop:
             whole = invoke.complete(method(*args, **kwargs), on_item)
             value = await SoftLimit(soft_s).on_loop(whole)
             outcome = encoded(value, request, limit, last=False)
-        except BaseException as error:  # SystemExit and its like are results
+        except BaseException as error:  # even SystemExit is a result
             outcome = failed(error)
         if os.getpid() != self.link.pid:
             os._exit(0)

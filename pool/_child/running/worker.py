@@ -145,7 +145,7 @@ def run(
             )
         value = invoke.run(function, args, kwargs, on_item)
         return encoded(value, None if pickled else request, result_limit, last=True)
-    except BaseException as error:  # SystemExit and its like are results
+    except BaseException as error:  # even SystemExit is a result
         return failed(error)
 
 

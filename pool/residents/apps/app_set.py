@@ -43,7 +43,7 @@ class AppSet:
         runner.start()
         return runner
 
-    # What the scheduler decided about loads.
+    # Decisions of the scheduler about loads.
 
     def takes(self, load_id: int) -> bool:
         """Return whether this number is that of an app's load."""

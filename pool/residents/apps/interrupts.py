@@ -125,7 +125,7 @@ class Interrupts:
         began = self._workers[live.worker].has_begun(live.slot, number)
         self._do(self._table.late(number, began=began))
 
-    # What the table decided.
+    # Commands of the table.
 
     def interrupt(self, command: states.Interrupt) -> None:
         """Cancel the task of a request, and check after the grace whether it has ended."""

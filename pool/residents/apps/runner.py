@@ -262,7 +262,7 @@ class AppRunner:
             note=self._note,
         )
 
-    # What the table decided.
+    # Commands of the table.
 
     def _do(self, commands: Iterable[states.Command]) -> None:
         for command in commands:

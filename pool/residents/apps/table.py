@@ -248,7 +248,7 @@ class AppTable:
         if row.state is AppWorkerState.READY:
             row.state = AppWorkerState.CONDEMNED
 
-    # Who goes where.
+    # Dispatch.
 
     def _dispatch(self) -> list[Command]:
         commands: list[Command] = []

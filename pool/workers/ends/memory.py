@@ -136,7 +136,7 @@ class MemoryLimit:
     exceeded: Callable[[int], None]
 
     def passed_by(self, used_bytes: int) -> bool:
-        """Return whether so many bytes exceed the limit."""
+        """Return whether ``used_bytes`` exceed the limit."""
         return used_bytes > self.limit_mb << 20
 
 

@@ -103,7 +103,7 @@ class AppWorker:
             more["routes"] = routes.routes_of(self.app)
             more["modules"] = loading.importable_elsewhere(names, self.what["directory"])
             loaded = True
-        except BaseException as error:  # SystemExit and its like are results
+        except BaseException as error:  # even SystemExit is a result
             _, body, _, more = failed(error)
         if os.getpid() != self.resident.pid:
             os._exit(0)

@@ -261,7 +261,7 @@ class Exchange:
                 how = self.how_it_returned()
         except asyncio.CancelledError:
             how = app_messages.CANCELLED
-        except BaseException as error:  # SystemExit and its like end this request, and no more
+        except BaseException as error:  # even SystemExit ends only this request
             how = self.how_it_raised(error)
         self.over = True
         output.end()

@@ -62,7 +62,7 @@ class JobApplication:
                 await answer.fail("InvalidRequest", words)
             else:
                 await self.run(answer, job)
-        except BaseException as error:  # SystemExit and its like end the job, and no more
+        except BaseException as error:  # even SystemExit ends only the job
             await answer.fail(**_raised(error))
         finally:
             output.close()

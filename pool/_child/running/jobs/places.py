@@ -90,7 +90,7 @@ def current() -> JobCall:
 def _end_of(function: Callable[..., Any], args: tuple[Any, ...]) -> End:
     try:
         return True, function(*args)
-    except BaseException as error:  # SystemExit and its like end the job, and no more
+    except BaseException as error:  # even SystemExit ends only the job
         return False, error
 
 
