@@ -1,8 +1,8 @@
 """Calls whose function has returned and whose process still exits: threads, hooks, finalizers.
 
-    RESULT, exiting -> begin --flushed--> the answer's wait is over, and names what runs --> finish
+    RESULT, exiting -> begin --flushed--> exit_answer_s later: finish, naming what still runs
                          |                                                  |
-                         |--done, or its death--> finish, if it has not     | the process goes on,
+                         |--done, or its death--> finish, if not            | the process continues,
                          |                        answered yet              v with its slot and GPUs
                          '-- exit_s later ------------------------> WorkerSet.stop, log, stats
 
