@@ -119,8 +119,8 @@ class SpeculativeBuild:
         self._spoken_for = False
 
     def __repr__(self) -> str:
-        state = "spoken for" if self._spoken_for else "to be had"
-        return f"<Draft of {self._guess.lines}, {state}>"
+        state = "taken" if self._spoken_for else "free"
+        return f"<SpeculativeBuild of {self._guess.lines}, {state}>"
 
     def claim(self) -> bool:
         """Claim the draft; return False if it was taken or dropped already.

@@ -55,7 +55,7 @@ class BuildSlots:
         self._numbers = itertools.count()
 
     def __repr__(self) -> str:
-        return f"<Berths {self._free} of {self._places} free, {len(self._queue)} waiting>"
+        return f"<BuildSlots {self._free} of {self._places} free, {len(self._queue)} waiting>"
 
     @asynccontextmanager
     async def place(self, report: Report, *, begun: bool = False) -> AsyncIterator[None]:

@@ -89,14 +89,14 @@ def _variables(text: str) -> Iterator[str]:
 
 
 def _of_environ(before: str, after: str) -> Iterator[str]:
-    wait_queue, rest = before[before.rfind("\n") + 1 :], after
-    if _IMPORTED.search(wait_queue):
+    line, rest = before[before.rfind("\n") + 1 :], after
+    if _IMPORTED.search(line):
         if _ALIASED.match(rest):
             yield _ANY
         return
-    owner = _OWNER.search(wait_queue)
-    lead = wait_queue[: owner.start()] if owner else wait_queue
-    if _DELETED.search(wait_queue) and (named := _ASSIGNED.match(rest)):
+    owner = _OWNER.search(line)
+    lead = line[: owner.start()] if owner else line
+    if _DELETED.search(line) and (named := _ASSIGNED.match(rest)):
         yield f"env:{named[1]}"
     elif (named := _CALLED.match(rest)) or _is_assigned(lead, rest):
         named = named or _ASSIGNED.match(rest)
