@@ -84,7 +84,7 @@ def _check(address: str, digest: str, version: str, allows_http: bool) -> None:
     if not digest and not is_file:
         raise InjectionError(
             f"The SHA-256 of {address} is not given: set {_SHA256}, or give --sha256 or --tarball. "
-            "Without it, whoever can change the file could run code in the container"
+            "Without it, anybody who can change the file could run code in the container"
         )
 
 

@@ -186,9 +186,10 @@ def _check_job(flags: Any) -> None:
     else:
         return
     try:
-        if isinstance(json.loads(given), dict):
+        value = json.loads(given)
+        if isinstance(value, dict):
             return
-        problem = "it is none"
+        problem = f"it is {given.strip()[:40]!r}"
     except (ValueError, RecursionError) as error:
         problem = str(error)
     raise FlagError(f'{source} must be a JSON object such as {{"input": {{...}}}}: {problem}')

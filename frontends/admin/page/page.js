@@ -317,7 +317,7 @@ document.addEventListener("click", async (event) => {
   const call = button.parentElement.dataset.call, instance = button.parentElement.dataset.instance, what = button.dataset.do;
   if (what === "Output") look(`Output of call ${call}`, `calls/${call}/logs`, true);
   if (what === "Stacks") look(`Stacks of call ${call}, now`, `calls/${call}/stack`, false);
-  if (what === "Cancel" && (await confirmed(`Cancel call ${call}?`, "Its processes are ended, and its caller is told.", "Cancel the call"))) change("DELETE", `calls/${call}`, `Call ${call} is cancelled.`);
+  if (what === "Cancel" && (await confirmed(`Cancel call ${call}?`, "Its processes end, and its caller gets the error Cancelled.", "Cancel the call"))) change("DELETE", `calls/${call}`, `Call ${call} is cancelled.`);
   if (what === "Evict" && (await confirmed("Evict this instance?", `${instance} closes when its calls are over; what it holds in memory is lost.`, "Evict it"))) change("DELETE", `instances/${encodeURIComponent(instance)}`, "The instance is being closed.");
 });
 
