@@ -38,8 +38,8 @@ from flashpool.pool.errors import (
 
 from .inflight_requests import Cut, InflightRequest, InflightRequests
 
-#: Seconds a client that sent too much may continue to send, so that it reads its answer: closing at
-#: once would reset the connection before that.
+#: Seconds that a client which sent too much may continue to send, so that it reads its answer:
+#: closing at once would reset the connection first.
 LINGER_S = 2.0
 #: The path to which a client of SDK 2.0 sends the module of a live API.
 SYNC = "/_runpod/sync"
@@ -77,7 +77,7 @@ class Execute:
             exchange.received = True
             caller = NO_TRACE if service.tracing is None else _place_in_trace(headers)
             answer, request_id = await self._perform(exchange, body, request_id, caller)
-            # A connection that is kept would bring the next request to a server that is leaving.
+            # A connection that stays open would bring the next request to a server that drains.
             await _respond(send, answer, request_id, close=service.pool.draining)
         except ClientGone:
             return
@@ -104,7 +104,7 @@ class Execute:
         request_id: bytes,
         caller: Mapping[str, str],
     ) -> tuple[Answer, bytes]:
-        """Perform a request that may be served; also return the id that it has from then on."""
+        """Perform an authorized request; also return its id, which may be new."""
         service = self._service
         exchange.pending = call = service.submit(
             service.prepare(body, request_id=request_id.decode(), caller=caller)
@@ -121,7 +121,7 @@ class Execute:
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
                 raise Unauthorized("The bearer token is wrong")
         elif b"origin" in headers:
-            # A web page in any browser may post to this machine.
+            # Any web page can make its browser post to this machine.
             raise Unauthorized("Requests from web pages need a server with FLASHPOOL_TOKEN set")
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
@@ -160,17 +160,17 @@ class LiveRoutes(Protocol):
     """Routes that a generation of the client needs beside ``/execute``."""
 
     def running(self) -> AbstractAsyncContextManager[None]:
-        """Run the routes' own tasks, within the life of the service."""
+        """Run the routes' own tasks while the service runs."""
 
     async def sync(self, body: bytes) -> Answer:
-        """Take over what a client sent to ``/_runpod/sync``."""
+        """Serve the source that a client sent to ``/_runpod/sync``."""
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Answer a request to any other path; False where nothing is served."""
+        """Answer a request to any other path; return False if no API is served."""
 
 
 class Sync(Execute):
-    """``POST /_runpod/sync``: it brings code as ``/execute`` does, and is guarded in the same way."""
+    """``POST /_runpod/sync``: brings code, as ``/execute`` does, and has the same guards."""
 
     def __init__(self, service: Service, settings: Settings, routes: LiveRoutes) -> None:
         super().__init__(service, settings)
@@ -242,7 +242,7 @@ async def _respond(
 async def _respond_and_linger(
     receive: Receive, send: Send, answer: Answer, request_id: bytes
 ) -> None:
-    """Answer now, then read on for a moment before the connection is closed."""
+    """Answer now, then discard input for a moment before the connection is closed."""
     await _respond(send, answer, request_id, close=True, finish=False)
     try:
         await asyncio.wait_for(_discard(receive), LINGER_S)
@@ -270,7 +270,7 @@ async def _not_served(request: Request, error: Exception) -> Response:
 
 
 class LiveApp(FastAPI):
-    """FastAPI, and a table of routes that are served before its middleware and its router.
+    """FastAPI behind a table of routes that bypass its middleware and its router.
 
     Those layers cost as much as all other work for a request, and routes without parameters do not
     need them.
@@ -297,7 +297,7 @@ class LiveApp(FastAPI):
         self._access_log = access_log
         for path in {path for _, path in direct}:
             methods = [method for method, other in direct if other == path]
-            # Reached for other methods only, which the router answers with 405.
+            # The router gets only requests with other methods, and answers them with 405.
             self.router.routes.append(Route(path, direct[methods[0], path], methods=methods))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -319,7 +319,7 @@ def create_app(
     admin: Admin | None = None,
     routes: LiveRoutes | None = None,
 ) -> FastAPI:
-    """The application; its lifespan starts and stops the service and the admin listener."""
+    """Return the application; its lifespan starts and stops the service and the admin listener."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

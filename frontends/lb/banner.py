@@ -16,7 +16,7 @@ _EXAMPLE: Final = {
 
 
 def banner(settings: Settings, version: str, address: str, stats_address: str) -> str:
-    """The text, ready to print."""
+    """Return the banner of a live server."""
     slots = "1 slot" if settings.slots == 1 else f"{settings.slots} slots"
     token = "; every call needs the token" if settings.token else ""
     return "\n".join(
@@ -35,6 +35,6 @@ def app_banner(version: str, name: str, address: str, stats_address: str) -> str
 
 
 def example(settings: Settings, address: str) -> str:
-    """A curl command that calls a function."""
+    """Return a curl command that calls a function."""
     authorization = ' -H "Authorization: Bearer $FLASHPOOL_TOKEN"' if settings.token else ""
     return f"curl -s {address}/execute{authorization} -d '{json.dumps(_EXAMPLE)}'"

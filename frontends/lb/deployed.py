@@ -1,8 +1,8 @@
 """A deployed app as an ASGI application: from a source to workers that serve it.
 
-    start --> prepare: wait for the artifact, unpack, read --AppError--> 503, and again: later where
-                 |                                                       that may pass, else when the
-                 |                                                       artifact changes
+    start --> prepare: wait for the artifact, unpack, read --AppError--> 503; tried again if
+                 |                                                   that may help, else when the
+                 |                                                   artifact changes
                  '--> AppDeployment.serve --> AppProxy passes requests on
     reload --> prepare again --> AppDeployment.reload
     retry of an app that cannot be loaded --> the artifact has changed? --> the same
@@ -37,14 +37,14 @@ from flashpool.frontends.settings.table import Settings
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between tries to prepare an app where a failure may pass; the last one again and again.
+#: Seconds between attempts to prepare an app if a failure may pass; the last pause repeats.
 _PAUSES_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
-#: Seconds between looks whether an artifact that was refused has changed.
+#: Seconds between checks for a change of an artifact that was refused.
 _LOOK_S: Final = 5.0
 
 
 class DeployedEndpoint:
-    """The ASGI application. ``lifespan_context`` runs everything that it needs."""
+    """The ASGI application. ``lifespan_context`` starts and stops all its parts."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class DeployedEndpoint:
             routes=self._routes,
         )
         service.reload_app = self.reload
-        #: Set to have the artifact looked at now.
+        #: Set when a reload asks to read the artifact now.
         self._asked = asyncio.Event()
         self._neighbours: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[Reloaded] | None = None
@@ -120,7 +120,7 @@ class DeployedEndpoint:
                 prepared = await self._source.prepare(wait=not self._deployment.problem)
             except AppError as error:
                 passes, failure = error.passes, str(error)
-            except Exception as error:  # noqa: BLE001 - it is told where the app is asked for
+            except Exception as error:  # noqa: BLE001 - clients of the app get the reason
                 passes, failure = True, f"the app cannot be prepared: {error!r}"
             else:
                 self._service.app_failure = ""
@@ -136,9 +136,7 @@ class DeployedEndpoint:
                 await self._until_changed()
 
     async def _until_changed(self) -> None:
-        """Wait until the artifact differs from the one that was refused, or a reload is
-        requested.
-        """
+        """Wait until the refused artifact has changed, or a reload is requested."""
         while not await self._source.may_differ():
             if await self._is_asked_within(_LOOK_S):
                 return
@@ -161,7 +159,7 @@ class DeployedEndpoint:
         return asked
 
     async def reload(self) -> Reloaded:
-        """Look at the artifact again, and serve what it holds now."""
+        """Read the artifact again, and serve its present content."""
         if self._deployment.service is None:
             message = "there is no app to reload yet: it is being prepared"
             if self._deployment.problem:
@@ -174,7 +172,7 @@ class DeployedEndpoint:
         return await self._deployment.reload()
 
     def restarts_at(self, signum: int) -> bool:
-        """Start a reload if the signal requests one, and return whether it does; on the loop.
+        """Start a reload if the signal requests one; return whether it does. Call on the loop.
 
         A closing terminal sends SIGHUP, too: with a terminal, SIGHUP stops the server.
         """

@@ -1,12 +1,12 @@
 """The load-balanced front-end under another server: ``uvicorn lb_handler:app``.
 
-The application does what `server` does around its listener, as far as it can: settings, the refusal
-of open addresses (uvicorn's ``--host`` is found where uvicorn finds it), hardening of the process,
-and the admin port while the application lives. Deadlines for clients are uvicorn's. So are signals,
-except that uvicorn waits for running calls without a limit:
+The application does most of what `server` does around its listener: settings, the refusal of open
+addresses (from uvicorn's ``--host`` or variable), hardening of the process, and the admin port
+during the lifespan. Deadlines for clients are uvicorn's. So are signals, except that uvicorn would
+wait for running calls without a limit:
 
-    signal --> uvicorn: no new connections, wait for those that are answered --> shutdown
-         `---> here: drain --(its limit, or a second signal)--> end the calls, which are answered
+    signal --> uvicorn: no new connections, wait for unanswered requests --> shutdown
+         `---> here: drain --(its limit, or a second signal)--> cancel the calls, and answer them
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _Handler = Callable[[int, FrameType | None], Any]
 
 
 def create_hosted_app() -> ASGIApp:
-    """The application, by the environment; exits with a message where there can be none."""
+    """Return the application that the environment asks for; exit with a message on errors."""
     try:
         mode = modes.of_balanced(os.environ)
         settings = Settings.from_environ(
@@ -99,7 +99,7 @@ def create_hosted_app() -> ASGIApp:
 
 
 class _Side(Protocol):
-    """A listener beside the server's own."""
+    """A listener beside that of the hosting server."""
 
     async def start(self) -> None: ...
 
@@ -117,7 +117,7 @@ def _surround(living: _Living, app: ASGIApp, service: Service, served: Served, w
 
     @asynccontextmanager
     async def lifespan(of: Any) -> AsyncIterator[None]:
-        # Bound here: a process that only imports the application has no business with ports.
+        # Bound here: a process that only imports the application must not take ports.
         sock = await asyncio.to_thread(open_socket, settings)
         probes = await asyncio.to_thread(_bind_probes, settings)
         _log.info("%s; stats: %s", what, stats_url(sock))
@@ -132,14 +132,14 @@ def _surround(living: _Living, app: ASGIApp, service: Service, served: Served, w
             finally:
                 for side in sides:
                     await side.stop()
-        # uvicorn logs its last lines after this, and then exits by the signal that it got.
+        # uvicorn logs its last lines after this, and then exits by the signal that stopped it.
         wait_for_readers()
 
     living.lifespan_context = lifespan
 
 
 def _bind_probes(settings: Settings) -> list[socket.socket]:
-    """A socket for probes that do not come where uvicorn listens."""
+    """Return the socket of FLASHPOOL_HEALTH_PORT, unless uvicorn listens on that port."""
     port = settings.health_port
     if port is None or str(port) == _option("--port", sys.argv, os.environ, "UVICORN_PORT"):
         return []

@@ -1,4 +1,4 @@
-"""Requests being answered, and what becomes of those whose client is slow or gone.
+"""Requests in progress; ends those whose client is too slow or has disconnected.
 
 A request is *receiving* until its body is complete; then its environment is found and its call
 runs. Most requests end within milliseconds, so nothing is set up for each request. A sweep finds
@@ -23,7 +23,7 @@ SWEEP_S: Final = 0.05
 
 
 class Cut(enum.Enum):
-    """Why the task of a request was cancelled from here."""
+    """Why this module cancelled the task of a request."""
 
     OVERDUE = "its body did not arrive in time"
     GONE = "its client went away"
@@ -40,13 +40,13 @@ class InflightRequest:
     received: bool = False
     #: The call, after it was submitted to the pool.
     pending: CallHandle | None = None
-    #: Set before its task is cancelled.
+    #: Set before the task is cancelled.
     cut: Cut | None = None
     #: The task that waits for the client to disconnect, if there is one yet.
     watcher: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
-        """Begin to wait for the client to go away."""
+        """Begin to wait for the client to disconnect."""
         self.watcher = asyncio.ensure_future(self._until_gone())
 
     async def _until_gone(self) -> None:
@@ -74,7 +74,7 @@ class InflightRequests:
         self._due = 0.0
 
     def open(self, receive: Receive) -> InflightRequest:
-        """Begin one, in the current task."""
+        """Begin a request, in the current task."""
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
@@ -85,7 +85,7 @@ class InflightRequests:
         return exchange
 
     def close(self, exchange: InflightRequest) -> None:
-        """Forget a request that is answered, or whose client has left."""
+        """Forget a request that was answered, or whose client has disconnected."""
         self._unwatched.pop(exchange, None)
         # A cancelled task keeps its frames, and so the request: a reference cycle with the result
         # in it would stay until the next full garbage collection.
@@ -99,8 +99,7 @@ class InflightRequests:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         if (late_s := now - self._due) > SLACK_S:
-            # This process was suspended, and input of clients that arrived meanwhile is not read
-            # yet.
+            # This process was suspended: input that arrived meanwhile is still unread.
             for exchange in self._unwatched:
                 exchange.started += late_s
         for exchange in self._older_than(now - SWEEP_S):

@@ -2,10 +2,9 @@
 
     bind the sockets -> harden -> loop: service, admin, /execute or an app -> first signal: drain
       |                                                               |  (second: at once)
-      `- ModeError, OpenServerError, ListenError: nothing was started `-> stop, close, 0
+      `- ModeError, OpenServerError, ListenError: nothing has started `-> stop, close, 0
 
-During a drain the listener stays open: probes must get 503 and clients Retry-After, which a closed
-port could not tell them.
+During a drain the listener stays open, so that probes get 503 and clients get Retry-After.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 class LbServer(Listener):
-    """A listener whose first signal begins a drain, and whose second cuts it."""
+    """A listener whose first signal begins a drain, and whose second signal ends it."""
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class LbServer(Listener):
         self._shutdown = Shutdown(service, settings.drain_s, self._exit, what=what)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say where."""
+        """Listen, then announce the addresses."""
         await super().startup(sockets)
         self._on_start()
 
@@ -98,9 +97,9 @@ def serve_lb(
     *,
     port_setting: str = "FLASHPOOL_PORT",
 ) -> None:
-    """Serve until a signal. ``announce`` is called with both sockets once it listens.
+    """Serve until a signal. ``announce`` is called with both sockets once the server listens.
 
-    ``port_setting`` is what to set where the port is taken.
+    ``port_setting``: the setting to change if the port is in use, for an error.
     """
     if modes.of_balanced(os.environ) is modes.Mode.DEPLOYED_BALANCED:
         source = AppSource(settings, os.environ, modes.resource(os.environ))

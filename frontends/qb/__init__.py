@@ -1,1 +1,1 @@
-"""The queue front-end: jobs from the platform, in the place of the SDK's own loop."""
+"""The queue front-end: takes and reports the platform's jobs in place of the SDK's loop."""

@@ -1,19 +1,19 @@
-"""Delivers reports: each is offered until the platform accepts it, and kept on disk meanwhile.
+"""Delivers reports: posts each until the platform accepts it, and keeps it on disk meanwhile.
 
-    deliver --> post --taken--> done
+    deliver --> post --accepted--> done
                  |  refused, unreachable
                  v
                disk --> pause (0.25 s .. 15 s) --> post --> ...     until `limit_s`
                           ^
-                          `-- cut short when any other post is taken: the platform is back
+                          `-- ends early when any other post is accepted: the platform is back
 
-A job that the platform no longer knows (410, or 404 repeatedly) is dropped; a report that is too
-large is replaced by one that says so. Reports that wait when the process exits are offered by the
-next process of the same worker (`resume`).
+The report of a job that the platform no longer knows (410, or 404 repeatedly) is dropped; a report
+that is too large is replaced by a shorter one. The next process of the same worker posts the
+reports that wait when this process exits (`resume`).
 
 The report that an earlier process left is final, even if the platform hands the job out again, with
-one exception: a report that only says that the job was cut off because that process exited is
-withdrawn (`gives_way`, `withdraw`), and the job runs.
+one exception: a report that says only that the exit of that process cut the job off is withdrawn
+(`gives_way`, `withdraw`), and the job runs.
 
 The disk may hang; every wait for it is limited.
 """
@@ -38,17 +38,16 @@ _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 15.0
-#: Seconds without an answer after which a report is written down.
+#: Seconds without an answer after which a report is written to disk.
 _SLOW_S: Final = 2.0
-#: Posts at once: when the platform is back, all that waits is due.
+#: Posts at once: when the platform is back, all waiting reports are due.
 _AT_ONCE: Final = 16
 #: Seconds beyond the limit after which the reports of other workers are deleted.
 _FORGET_S: Final = 24 * 3600.0
-#: Seconds that the disk may take: for one report, or all of them when the drain is over; and at
-#: the start.
+#: Seconds that the disk may take: for one report, or for all after the drain; and at the start.
 _DISK_S: Final = 5.0
 _START_S: Final = 10.0
-#: Reports, and bytes of them, that may wait; no job is taken beyond.
+#: Most reports, and most bytes of reports, that may wait before no further job is taken.
 _MOST: Final = 1000
 _MOST_BYTES: Final = 256 * 1024 * 1024
 
@@ -69,21 +68,21 @@ class ReportDelivery:
         self._posts = posts
         self._outbox = outbox
         self._limit_s = limit_s
-        #: Makes one in its place of a report that is too large.
+        #: Returns a shorter report in place of one that is too large.
         self._shrink = shrink
         self._waiting: dict[str, JobReport] = {}
         #: Ids of jobs whose reports are on disk.
         self._kept: set[str] = set()
-        #: Jobs of which an older report is, or may be, on disk.
+        #: Ids of jobs that have, or may have, an older report on disk.
         self._stale: set[str] = set()
         #: The error of the last failed write, which is logged once.
         self._disk_error = ""
         self._disk = Disk()
-        #: By job: the deliveries of what an earlier process has left.
+        #: By job: deliveries of reports that an earlier process left.
         self._resumed: dict[str, asyncio.Task[None]] = {}
         self._looking: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(_AT_ONCE)
-        #: A post was taken: the platform is back.
+        #: Notified when a post was accepted: the platform is back.
         self._taken = News()
 
     def __contains__(self, job_id: str) -> bool:
@@ -99,11 +98,10 @@ class ReportDelivery:
         return len(self._waiting) >= _MOST or held >= _MOST_BYTES
 
     async def resume(self, named: Named, running: Container[str] = ()) -> None:
-        """Deliver reports that an earlier process left; ``named`` is called with the id of each
-        job.
+        """Deliver reports that an earlier process left, within ``named`` of each job's id.
 
-        If the disk does not answer in time, this is reported and no more is read here; reports
-        found later count for jobs that are not ``running`` by then.
+        If the disk does not answer in time, this returns with an error in the log. Reports that are
+        found later are delivered unless their jobs are ``running`` by then.
         """
         looking = asyncio.ensure_future(self._look(named, running))
         self._looking.add(looking)
@@ -142,7 +140,7 @@ class ReportDelivery:
 
     def _left_over(self) -> list[JobReport]:
         found = list(self._outbox.waiting(self._limit_s))
-        # A process that resumes a report keeps it for that long again.
+        # A process that resumes a report keeps the report for as long again.
         self._outbox.forget_others(2 * self._limit_s + _FORGET_S)
         return found
 
@@ -151,18 +149,18 @@ class ReportDelivery:
         return job_id in self._resumed and self._waiting[job_id].cut_off
 
     async def withdraw(self, job_id: str) -> None:
-        """Stop offering the job's report; on disk it stays until there is another."""
+        """Stop posting the job's report; it stays on disk until another replaces it."""
         if (task := self._resumed.get(job_id)) is not None:
             task.cancel()
             await asyncio.wait({task})
             self._stale.add(job_id)
 
     def post_now(self) -> None:
-        """Post what waits now."""
+        """Post all waiting reports now."""
         self._taken.notify()
 
     async def close(self) -> None:
-        """Leave the reports of an earlier process to the next one."""
+        """Leave the reports of an earlier process to the next process."""
         tasks = [*self._looking, *self._resumed.values()]
         for task in tasks:
             task.cancel()
@@ -180,19 +178,19 @@ class ReportDelivery:
             )
 
     async def keep_for_next(self, report: JobReport) -> None:
-        """Have the next process of this worker deliver the report."""
+        """Keep a report that the next process of this worker delivers."""
         self._waiting[report.job_id] = report
         await self._keep(report, Verdict.UNREACHABLE)
 
     async def deliver(self, report: JobReport, *, kept: bool = False) -> None:
-        """Returns when it was taken, or cannot be."""
+        """Post a report; return when the platform has accepted it, or never will."""
         self._waiting[report.job_id] = report
         if kept:
             self._kept.add(report.job_id)
         try:
             await self._deliver(report)
         finally:
-            # First: a report that is being written at this moment is dropped by its writer.
+            # Do this first: a report that is being written right now is then dropped by its writer.
             del self._waiting[report.job_id]
             on_disk = report.job_id in self._kept | self._stale
             self._kept.discard(report.job_id)
@@ -239,7 +237,7 @@ class ReportDelivery:
         async with self._gate:
             verdict = await self._posts.report(report)
             if verdict is Verdict.UNREACHABLE:
-                # Most often a connection that was kept open for too long: not worth a pause.
+                # Most often the kept connection had expired: try again without a pause.
                 verdict = await self._posts.report(report)
             return verdict
 
@@ -273,7 +271,7 @@ class ReportDelivery:
     def _keep_now(self, report: JobReport) -> None:
         self._outbox.keep(report)
         if report.job_id not in self._waiting:
-            # The write took so long that no caller waits for it any longer to drop the file.
+            # The write took so long that its caller, which would drop the file, no longer waits.
             self._outbox.drop(report.job_id)
 
     async def _drop(self, job_id: str) -> None:

@@ -6,10 +6,10 @@
                                        `-- --test_input: one job           }
 
     no resource is named --> `job_runners.LiveJobs`: each job is a call
-    one is named         --> `deployed.app_jobs.AppJobs`: its jobs run in workers of its app
+    a resource is named  --> `deployed.app_jobs.AppJobs`: its jobs run in workers of its app
 
-The SDK starts its own loop, and the pool lives on that. Only this module, and modules that it
-imports while it runs, import `runpod`: the load-balanced server never pays for it.
+The SDK starts its own loop, on which the pool runs. Only modules that this module imports while it
+runs import `runpod`, so the load-balanced server never imports it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _LAST_PORT: Final = 65535
-#: The job that the SDK runs where it has no other, and where it learns of a queue.
+#: A file with the job that the SDK runs if it has no other; the variable that names a queue.
 _JOB_FILE: Final = Path("test_input.json")
 _QUEUE: Final = "RUNPOD_WEBHOOK_GET_JOB"
 _REALTIME: Final = "RUNPOD_REALTIME_PORT"
@@ -52,11 +52,11 @@ class UnknownSdk(Exception):
 
 
 class FlagError(Exception):
-    """The SDK would end with a traceback of what it was given; the message says what that is."""
+    """A flag or variable is invalid, on which the SDK would print a traceback."""
 
 
 def serve_qb(settings: Settings, given: list[str]) -> None:
-    """Serve jobs until a signal, or do what the SDK's flags say."""
+    """Serve jobs until a signal, or in the local mode that the SDK's flags name."""
     mode = modes.of_queue(os.environ)
     check_admin(settings)
     _set_defaults(settings)
@@ -88,7 +88,7 @@ class Queue:
         self._counts = JobCounts()
 
     def start(self, given: list[str], flags: Any) -> None:
-        """Run until the worker is told to stop."""
+        """Run until a signal stops the worker."""
         from . import sdk
         from .local_modes import LocalHandler
 
@@ -178,7 +178,7 @@ def _set_defaults(settings: Settings) -> None:
 
 
 def _check_job(flags: Any) -> None:
-    """A job of the command line, or of the file that the SDK reads without one."""
+    """Check the job of the command line, or of the file that the SDK reads without one."""
     if flags.test_input:
         given, source = flags.test_input, "--test_input"
     elif _JOB_FILE.is_file() and not flags.rp_serve_api and _QUEUE not in os.environ:
@@ -222,9 +222,7 @@ def _check_api(settings: Settings, flags: Any) -> None:
 
 
 def _is_realtime() -> bool:
-    """Return whether the SDK serves its API on every address, at a port of the
-    platform's choice.
-    """
+    """Return whether the SDK serves its API on every address, at the platform's port."""
     return os.environ[_REALTIME] != "0"
 
 

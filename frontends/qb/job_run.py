@@ -3,11 +3,11 @@
     Job --prepare--> call --submit--> pending ------------> Outcome
                               BUILD     QUEUE     RUN
                               `----------------------'
-                    cut: the platform's stop, or its time limit come near
+                    cut: a stop request of the platform, or its time limit
 
-The platform gives a job a time and then calls it TIMED_OUT, for which its client may wait forever.
-So a job is reported before that: its call gets less time to run, and a call that is not over
-shortly before the end is reported as a `Timeout` while its processes are stopped.
+The platform gives a job a time limit, and then calls the job TIMED_OUT; its client may wait
+forever. So a job is reported before that: its call gets less time to run, and a call that has not
+finished shortly before the limit is reported as a `Timeout` while its processes are stopped.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from .streaming import JobItems, Progress
 
 _log = logging.getLogger(__name__)
 
-#: Reserve for reporting, and for stopping the call before that: in seconds at most, and as a share
-#: of the platform's time.
+#: Time reserved for reporting, and before that for stopping the call: in seconds at most, and as a
+#: share of the platform's limit.
 _REPORT_S: Final = 2.0
 _REPORT_SHARE: Final = 0.1
 _END_MARGIN_S: Final = 0.5
@@ -57,7 +57,7 @@ class JobOutputs:
 
 
 class _Wish(msgspec.Struct):
-    """Whether the result of an input contains the items, too."""
+    """The field of an input that says whether its result contains the items, too."""
 
     return_aggregate_stream: bool | None = None
 
@@ -73,12 +73,12 @@ class JobRun:
         self._limit_s = job.limit_s or settings.job_timeout_s
         self._phase = Phase.BUILD
         self._pending: CallHandle | None = None
-        #: Why the job was ended from here.
+        #: Why this object ended the job; None: it did not.
         self._cut: FlashpoolError | None = None
         self.items = ways.items(self._credit) if ways.items else None
 
     async def outcome(self) -> Outcome:
-        """Run it. Only the cancellation of the task that calls this is raised."""
+        """Run the job. This raises only if the calling task is cancelled."""
         loop = asyncio.get_running_loop()
         self._began = loop.time()
         overdue = None
@@ -88,14 +88,14 @@ class JobRun:
             return await self._outcome()
         except FlashpoolError as error:
             return of_error(error)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours: the job is not to be lost for it
+        except Exception as error:  # noqa: BLE001 - a bug of flashpool must not lose the job
             _log.exception("Job %s: running it failed", self.job.id)
             return of_error(FlashpoolError(f"the server failed: {type(error).__name__}: {error}"))
         finally:
             if overdue is not None:
                 overdue.cancel()
             self._phase = Phase.DONE
-            # The handle holds the result, and the report may wait for the platform for long.
+            # The handle holds the result, and the report may wait for the platform for a long time.
             self._pending = None
             self._ways.lines.close()
 
@@ -121,7 +121,7 @@ class JobRun:
         if body == b"null":
             raise InvalidRequest("the job has no input")
         if not self._settings.return_aggregate_stream and len(body) > 2 and body[:1] == b"{":
-            # A default: of a key given twice, the last one counts.
+            # A default: the last of two equal keys counts.
             body = b'{"return_aggregate_stream":false,' + body[1:]
         return body
 
@@ -138,9 +138,7 @@ class JobRun:
         return body
 
     def without_items(self, outcome: Outcome) -> Outcome:
-        """Return the outcome after items were lost: a failure, unless the result contains the
-        items.
-        """
+        """Return the outcome after items were lost: a failure unless the result contains them."""
         wish = msgspec.json.decode(self._body(), type=_Wish) if outcome.ok else _Wish()
         if wish.return_aggregate_stream is not False:
             return outcome
@@ -158,21 +156,19 @@ class JobRun:
     # Time.
 
     def at_most_s(self, wanted_s: float) -> float:
-        """Return so many seconds, or the seconds left until the job must be reported."""
+        """Return the less of ``wanted_s`` and the seconds until the job must be reported."""
         if self._limit_s is None:
             return wanted_s
         spent = asyncio.get_running_loop().time() - self._began
         return max(0.0, min(wanted_s, self._limit_s - self._reserve_s() - spent))
 
     def _reserve_s(self) -> float:
-        """Kept of the platform's time for the report."""
+        """Return the seconds of the platform's limit that are reserved for the report."""
         assert self._limit_s is not None
         return min(_REPORT_S, _REPORT_SHARE * self._limit_s)
 
     def _limited(self, call: Call) -> tuple[Call, float | None]:
-        """Return the call with the time that is left, and the limit that it would have
-        otherwise.
-        """
+        """Return the call limited to the time left, and the limit that it would have otherwise."""
         asked = call.limits.run_s or self._settings.call_timeout_s
         # The platform may stop the pod as soon as it has the report.
         call = replace(call, awaits_exit=True)
@@ -205,7 +201,7 @@ class JobRun:
     # Cuts.
 
     def cancel(self, reason: str) -> bool:
-        """Cancel the call, unless it is ending already; its outcome follows."""
+        """Cancel the call, unless it is finished or being cut; return whether this cancels it."""
         return self._end(Cancelled(reason, reason=reason))
 
     def _end(self, cause: FlashpoolError) -> bool:
@@ -220,7 +216,7 @@ class JobRun:
             self._pending.cancel(cause.message)
 
     def _told_why(self, outcome: Outcome, asked_s: float | None) -> Outcome:
-        """The outcome, with what the pool cannot know about its cause."""
+        """Return the outcome, with facts about its cause that the pool does not know."""
         if outcome.from_user or outcome.ok:
             return outcome
         never_ran = not outcome.receipt.environment
@@ -243,10 +239,10 @@ class JobRun:
             return False
         return asked_s is None or (isinstance(limit_s, (int, float)) and limit_s < asked_s)
 
-    # What is heard of it (`pending.Watcher`).
+    # Events of the call (`call_handles.Watcher`).
 
     def told(self, line: str) -> None:
-        """Report progress: the environment is being made."""
+        """Report progress: the environment is being built."""
         self._ways.lines.feed(f"{line}\n".encode("utf-8", "backslashreplace"))
         if self._ways.progress is not None:
             self._ways.progress.tell(Phase.BUILD.value, line)

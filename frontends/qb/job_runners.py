@@ -1,4 +1,4 @@
-"""Runs jobs, however they arrive: live calls here, jobs of a deployed app in `deployed`."""
+"""Runs jobs: live calls here, jobs of a deployed app in `deployed`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class JobRunner(Protocol):
 
     @property
     def service(self) -> Service:
-        """The service that the runner owns and starts."""
+        """Return the service that the runner owns and starts."""
 
     @property
     def results(self) -> Results:
-        """Makes the reports of what it ran."""
+        """Return the object that makes reports of the jobs it ran."""
 
     async def start(self) -> None:
-        """Returns before jobs can run."""
+        """Start; return before jobs can run."""
 
     async def wait_ready(self) -> None:
         """Wait until `room` can say how many jobs may run.
 
         Raises:
-            EnvironmentStartFailed: none ever will.
+            EnvironmentStartFailed: no job can ever run.
         """
 
     async def stop(self, reason: str) -> None:
@@ -41,7 +41,7 @@ class JobRunner(Protocol):
         """Return how many jobs there may be, if ``active`` jobs have or need a place to run.
 
         Raises:
-            NothingRuns: nothing will be run here.
+            NothingRuns: no job will ever run here.
         """
 
     def run(self, job: Job, ways: JobOutputs) -> JobRun:
@@ -54,7 +54,7 @@ class LiveJobs:
     def __init__(
         self, settings: Settings, service: Service, limit: int, spill: Spill | None
     ) -> None:
-        """``limit``: bytes of a report."""
+        """``limit``: most bytes of a report."""
         self._settings = settings
         self.service = service
         self.results = Results(service, limit, spill)
@@ -68,7 +68,7 @@ class LiveJobs:
         await self.service.pool.wait_ready()
 
     async def stop(self, reason: str) -> None:
-        """End the pool."""
+        """Stop the pool."""
         await self.service.stop(reason)
 
     def room(self, active: int) -> int:
@@ -76,7 +76,7 @@ class LiveJobs:
         pool = self.service.pool
         if not pool.ready:
             return active
-        # A job that has no slot yet is counted by `active`, one whose call has finished by the pool.
+        # `active` counts jobs without a slot; the pool counts slots that finished calls still hold.
         slots = pool.slots
         free = min(pool.free_slots, slots - active)
         return active + max(0, min(free, (self._settings.qb_concurrency or slots) - active))

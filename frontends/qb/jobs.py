@@ -1,8 +1,8 @@
 """Parses the answer of a job-take into jobs, and loses none of them.
 
-    body --> [object | list] --> each: id, input, policy --> Job | its id and what is wrong
+    body --> [object | list] --> each: id, input, policy --> Job, with its input or a problem
 
-An input stays the bytes that arrived; the service reads it, like the body of a request. Text that
+An input stays the bytes that arrived; the service parses it, like the body of a request. Text that
 is not valid JSON (NaN, half a surrogate pair) or is nested too deeply is split by its brackets
 alone. Then the job's id is known, and only this job fails, not its neighbours.
 """
@@ -22,9 +22,9 @@ _log = logging.getLogger(__name__)
 
 _ABSENT: Final = Raw(b"")
 _ANSWER: Final = msgspec.json.Decoder(Raw)
-#: A job beyond which a number of milliseconds is a mistake.
+#: A time limit of more milliseconds is taken for a mistake, and ignored.
 _LONGEST_MS: Final = 366 * 24 * 3600 * 1000.0
-#: Characters of an id that addresses can be made of.
+#: Most characters of an id, because URLs contain it.
 _ID_LIMIT: Final = 1000
 #: A string, or a structural character of JSON; inside another value only brackets matter.
 _STRING: Final = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
@@ -38,7 +38,7 @@ class NoJobs(ValueError):
 
 
 class NothingRuns(Exception):
-    """No job will be run here, and this process is to end; the message says why."""
+    """No job will ever run here, so this process must exit; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +48,12 @@ class Job:
     id: str
     input: bytes | None = None
     problem: str = ""
-    #: Seconds after which the platform gives it up, if the job says so.
+    #: Seconds after which the platform gives the job up; None: the job does not say.
     limit_s: float | None = None
 
 
 class _Taken(msgspec.Struct, frozen=True, gc=False):
-    """The fields we use; the rest (webhook, ...) is the platform's affair."""
+    """The fields of a job that matter here; others (webhook, ...) are ignored."""
 
     id: Raw = _ABSENT
     input: Raw = _ABSENT
@@ -61,10 +61,10 @@ class _Taken(msgspec.Struct, frozen=True, gc=False):
 
 
 def decode(body: bytes) -> list[Job]:
-    """The jobs of an answer, in its order.
+    """Return the jobs of an answer, in its order.
 
     Raises:
-        NoJobs: it is no JSON.
+        NoJobs: the answer is not valid JSON.
     """
     try:
         raw = bytes(_ANSWER.decode(body))
@@ -78,7 +78,7 @@ def decode(body: bytes) -> list[Job]:
 
 
 def of_value(job: Any) -> Job | None:
-    """Return a job of the SDK's local modes, which is decoded already, or never was JSON."""
+    """Return a job of the SDK's local modes, from its decoded value."""
     try:
         return _job(json.dumps(job).encode())
     except (TypeError, ValueError, RecursionError) as error:
@@ -90,7 +90,7 @@ def of_value(job: Any) -> Job | None:
 
 
 def _job(raw: bytes, pieces: list[bytes] | None = None) -> Job | None:
-    """``pieces``: the pieces of the job, if it was split before."""
+    """Parse a job; ``pieces``: its pieces, if it was split before."""
     try:
         taken = _named(pieces) if pieces else _read(raw)
         job_id = _id(taken.id)

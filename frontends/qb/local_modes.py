@@ -4,8 +4,8 @@
     --rp_serve_api, realtime         a pool for as long as the API is served
 
 Both modes call the handler. The SDK parses its answer, and extracts an `error` that it finds.
-Nothing is posted, and a generator's items come as a list. flashpool's uvicorn serves the API: the
-SDK's own waits without limit for running jobs when it stops.
+Nothing is posted, and a generator's items are returned as a list. flashpool runs the uvicorn that
+serves the API: the SDK's would wait without a limit for running jobs when it stops.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ _log = logging.getLogger(__name__)
 
 #: Exit status of uvicorn's own command when it cannot listen.
 _NOT_STARTED: Final = 3
-#: A path of the platform's API, and what the SDK calls it; those that the platform has as GET.
+#: A path of the platform's API, with the SDK's path as a group; SDK paths that the platform has as
+#: GET.
 _OF_PLATFORM: Final = re.compile(r"/v2/[^/]+(/(?:run|runsync|status/[^/]+|stream/[^/]+))")
 _ASKED: Final = ("/status/", "/stream/")
-#: Makes what runs jobs, and the admin listener of a server.
+#: Creates a runner of jobs, and the admin listener of a server.
 Open = Callable[[], tuple[JobRunner, Admin | None]]
 
 
@@ -60,7 +61,7 @@ class LocalHandler:
         self._runner: JobRunner | None = None
 
     async def __call__(self, job: dict[str, Any]) -> Any:
-        """Run one job; the answer, with `error` when it failed."""
+        """Run one job; return the answer, with ``error`` if the job failed."""
         if self._runner is not None:
             return await self._run(self._runner, job)
         async with self.lifespan() as runner:
@@ -68,7 +69,7 @@ class LocalHandler:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncIterator[JobRunner]:
-        """Run one pool for all jobs during the API's life."""
+        """Run a pool for all jobs while the API is served."""
         runner, admin = self._make()
         await runner.start()
         try:
@@ -124,10 +125,10 @@ class LocalHandler:
 
 
 class PlatformPaths:
-    """Serves the paths and methods of RunPod's own API too: clients of that can use a local queue.
+    """Also serves the paths and methods of RunPod's own API, for clients of a local queue.
 
     POST /v2/<endpoint>/runsync      -> POST /runsync
-    GET  /v2/<endpoint>/status/<id>  -> POST /status/<id>, which is where the SDK's API runs the job
+    GET  /v2/<endpoint>/status/<id>  -> POST /status/<id>, where the SDK's API runs the job
     """
 
     def __init__(self, app: Any) -> None:
@@ -144,7 +145,7 @@ class PlatformPaths:
 
 
 class _ApiServer(uvicorn.Server):
-    """uvicorn, which has the jobs stopped while it waits for their answers to be sent."""
+    """uvicorn, which stops the jobs while it waits for their answers to be sent."""
 
     def __init__(self, app: Any, host: str, port: int, local: LocalHandler) -> None:
         level = os.environ.get("UVICORN_LOG_LEVEL", "info")
@@ -156,7 +157,7 @@ class _ApiServer(uvicorn.Server):
         self._second_signal = asyncio.Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins a drain, the second cuts it short."""
+        """Begin the drain at the first signal; end the drain at the second."""
         if self.should_exit:
             asyncio.get_running_loop().call_soon_threadsafe(self._second_signal.set)
         else:

@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Final
 
-#: Bytes of one message; the platform's own logger cuts at as many characters.
+#: Most bytes of a message; the platform's own logger cuts at as many characters.
 LINE_LIMIT: Final = 4096
 
 
@@ -21,11 +21,11 @@ def _write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except (OSError, ValueError):
-        pass  # Whoever read it is gone; the job's answer has its output.
+        pass  # The log's reader is gone; the job's answer has its output.
 
 
 class LiveLines:
-    """The lines of one job. At most ``limit`` bytes are shown: the log is everybody's."""
+    """The lines of one job. At most ``limit`` bytes are logged: all jobs share the log."""
 
     def __init__(self, job_id: str, limit: int) -> None:
         self._job_id = job_id
@@ -33,7 +33,7 @@ class LiveLines:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> None:
-        """Show the lines that are complete now."""
+        """Log the lines that are complete now."""
         *lines, self._rest = (self._rest + self._cut(chunk)).split(b"\n")
         while len(self._rest) >= LINE_LIMIT:
             lines.append(self._rest[:LINE_LIMIT])
@@ -41,7 +41,7 @@ class LiveLines:
         self._show(lines)
 
     def close(self) -> None:
-        """Show what came without a newline."""
+        """Log a last line without a newline."""
         rest, self._rest = self._rest, b""
         self._show([rest] if rest else [])
 
@@ -66,7 +66,7 @@ class LiveLines:
 
     def _entry(self, message: str) -> str:
         entry = {"requestId": self._job_id, "message": message, "level": "INFO"}
-        # ASCII: to some readers of a log, U+2028 and its like end a line.
+        # ASCII: some readers of a log treat characters such as U+2028 as line ends.
         return json.dumps(entry) + "\n"
 
 

@@ -1,17 +1,17 @@
-"""The SDK's loop (`rp_scale.JobScaler`), with jobs that run side by side and are all reported.
+"""The SDK's loop (`rp_scale.JobScaler`), with concurrent jobs that are all reported.
 
     take --> begin --> run (`job_run`) --> report (`delivery`) --> forget
-     ^ as many as there are slots free        ^ frees no memory, but the slot
+     ^ as many as there are free slots        ^ the slot is free by now
     stop  --> the run is cancelled, and reported
-    SIGTERM --> take no more --> wait for poll and jobs --> cancel what is left --> exit
+    SIGTERM --> take no more --> wait for poll and jobs --> cancel the remaining jobs --> exit
 
-The SDK's own, of which this is a subclass: session, heartbeat, stop channel, and the record of
-jobs in progress that the heartbeat tells. Not the SDK's: `get_jobs` and `run_jobs`, which
-look every 0.1 to 1 s, change their concurrency only while idle, and drop a job that arrives
-after the signal to stop.
+This subclass keeps the SDK's session, heartbeat and stop channel, and its record of jobs in
+progress, which the heartbeat reports. The subclass replaces `get_jobs` and `run_jobs`: the SDK's
+methods check their state every 0.1 to 1 s, change their concurrency only while idle, and drop a job
+that arrives after the stop signal.
 
-A poll that is under way when the signal comes is not aborted: the platform may be about to answer
-it, and considers a job that it has answered as given. The poll ends by itself, or with the drain.
+A poll that is in progress at the signal is not aborted: the platform may be about to answer, and
+considers the jobs of its answer as given. The poll ends by itself, or with the drain.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from .worker import ActiveJob, QueueWorker
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between looks while slots are held by what ended jobs left behind.
+#: Seconds between checks for a slot that processes of finished jobs still hold.
 _LOOK_S: Final = 0.05
-#: Seconds for which a stop request waits for its job: the two come over different connections.
+#: Seconds for which a stop request waits for its job: they arrive over different connections.
 _EARLY_S: Final = 5.0
 _STOPPED: Final = "the platform stopped the job"
-#: Share of the drain after which everything is stopped; and the reserve for reporting cancelled
+#: Share of the drain after which all jobs are stopped; and the part of it for reporting cancelled
 #: jobs, in seconds at most and as a share.
 _DRAIN_SHARE: Final = 0.9
 _REPORT_S: Final = 2.0
 _REPORT_SHARE: Final = 0.2
-#: Beyond that, for an answer of which some has arrived.
+#: Further seconds for a poll whose answer has begun to arrive.
 _ANSWER_S: Final = 1.0
 #: Seconds for reporting cancelled jobs in any case, even without a drain.
 _LEAST_REPORT_S: Final = 1.0
 
 
 class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
-    """Takes jobs and sees each through to its report."""
+    """Takes jobs, runs them, and delivers their reports."""
 
     def __init__(
         self,
@@ -73,25 +73,25 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         self._taker = Taker(rp_job._job_get_url)
         self._polling: asyncio.Task[Taken] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        #: When stop requests came for unknown jobs: a poll may be bringing these jobs.
+        #: Times of stop requests for unknown jobs, which a poll may be about to bring.
         self._early_stops: dict[str, float] = {}
         self._draining = asyncio.Event()
         self._second_signal = asyncio.Event()
         #: Notified when there may be room for a job, or no room is left.
         self._changed = News()
-        #: No job is taken any more.
+        #: Set when no job is taken any more.
         self._took_last = asyncio.Event()
         self._drained = asyncio.Event()
         self._failure: Exception | None = None
-        #: Why jobs are ended that are still there, once that has begun.
+        #: Why remaining jobs are cancelled, once that has begun.
         self._cancel_reason = ""
 
     def start(self) -> None:
-        """Run until a signal; returns when all is reported and stopped."""
+        """Run until a signal; return when all jobs are reported and the pool has stopped."""
         run_loop(self.run())
 
     async def run(self) -> None:
-        """The SDK's, with the pool around it."""
+        """Run the SDK's loop, with the pool around it."""
         self._loop = asyncio.get_running_loop()
         signals = stop_signals()
         for signum in signals:
@@ -113,7 +113,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             raise self._failure
 
     def _debugger(self) -> dict[str, Any]:
-        """Do what the SDK does for ``--rp_debugger``; for this process, not for calls."""
+        """Return the SDK's output for ``--rp_debugger``, about this process and not its calls."""
         found = dict(rp_debugger.get_debugger_output())
         ready_s = self.config["reference_counter_start"] - worker_state.REF_COUNT_ZERO
         return {"rp_debugger": {**found, "ready_delay_ms": ready_s * 1000}}
@@ -121,7 +121,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     # Signals.
 
     def handle_shutdown(self, signum: int, frame: FrameType | None) -> None:
-        """The first one begins a drain, the second cuts it short."""
+        """Begin the drain at the first signal; end the drain at the second."""
         self._loop.call_soon_threadsafe(self._on_signal, signal.Signals(signum).name)
 
     def _on_signal(self, name: str) -> None:
@@ -147,7 +147,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         except NothingRuns as error:
             self._failure = error
             self._draining.set()
-        except Exception as error:  # noqa: BLE001 - a mistake of ours: what runs is still to be reported
+        except Exception as error:  # noqa: BLE001 - running jobs must be reported
             _log.exception("Taking jobs failed; stopping")
             self._failure = error
             self._draining.set()
@@ -182,15 +182,13 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             draining.cancel()
 
     async def _room(self) -> int:
-        """Return how many jobs to ask for; wait until there is room for one. 0: the drain has
-        begun.
-        """
+        """Wait for room, and return how many jobs to ask for; 0 once the drain has begun."""
         while not self._draining.is_set():
             await self.set_scale()
             room = self.current_concurrency - self._worker.active
             if room > 0:
                 return room
-            # A slot is free again some time after its job has ended, when nothing tells us.
+            # A slot becomes free some time after its job has finished, without a notification.
             await self._changed.wait(_LOOK_S)
         return 0
 
@@ -198,7 +196,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     current_concurrency: int
 
     async def set_scale(self) -> None:
-        """Ask how many jobs there may be; unlike the SDK's, also while some are in progress."""
+        """Update how many jobs there may be; unlike the SDK's, also while jobs are in progress."""
         self.current_concurrency = self.concurrency_modifier(self.current_concurrency)
 
     def _begin(self, job: Job) -> None:
@@ -222,7 +220,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
 
     async def _see_through(self, running: ActiveJob) -> None:
         try:
-            # First: it takes the job's name along.
+            # Do this first: it removes the job's name from the record of jobs in progress.
             await self._worker.reports.withdraw(running.job.id)
             with self._named(running.job.id):
                 await running.see_through()
@@ -238,10 +236,10 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         finally:
             self.job_progress.remove(job_id)
 
-    # Stopping one.
+    # Stopping a job.
 
     async def monitor_stop_signals(self, session: aiohttp.ClientSession) -> None:
-        """The SDK's monitor, while there are jobs."""
+        """Run the SDK's monitor until the drain is over."""
         watching = asyncio.ensure_future(super().monitor_stop_signals(session))
         drained = asyncio.ensure_future(self._drained.wait())
         try:
@@ -254,7 +252,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             drained.cancel()
 
     async def stop_job(self, job_id: str) -> bool:
-        """The platform's stop request."""
+        """Handle the platform's stop request; return whether the job is here."""
         running = self._worker.jobs.get(job_id)
         if running is None:
             now = self._loop.time()
@@ -270,7 +268,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     # The drain.
 
     async def run_jobs(self, session: aiohttp.ClientSession) -> None:
-        """Wait for the end, and drop no job that was taken."""
+        """Wait for the drain, and let every job that was taken be reported."""
         await self._draining.wait()
         end = self._loop.time() + self._drain_s * _DRAIN_SHARE
         try:
@@ -285,19 +283,19 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             self._drained.set()
 
     async def _break_off(self) -> None:
-        """End the jobs that are still there, and the poll; they are reported as cancelled."""
+        """Cancel the remaining jobs, which are then reported as cancelled, and the poll."""
         self._cancel_reason = words_for_cancelled("job", self._second_signal)
         self._second_signal.clear()
         for running in list(self._worker.jobs.values()):
             running.cut_off(self._cancel_reason)
         if self._taker.receiving:
-            # The platform has given its jobs away: a moment more, and they can be reported.
+            # The platform considers these jobs given: wait a moment, so that they can be reported.
             await within(self._took_last.wait(), _ANSWER_S)
         if self._polling is not None:
             self._polling.cancel()
 
     async def _idle(self, end: float) -> None:
-        """Wait until no poll and no job is left, the time is up, or a second signal came."""
+        """Wait until no poll and no job is left, the time is up, or a second signal arrives."""
         while (
             not (self._took_last.is_set() and not self._worker.jobs)
             and not self._second_signal.is_set()

@@ -1,4 +1,4 @@
-"""Reports the platform has not taken yet, on disk: a restart of this process must not lose them.
+"""Reports that the platform has not accepted yet, on disk, so that a restart does not lose them.
 
     <state>/outbox/<endpoint>/<worker>/<hash of the job's id>.json
 
@@ -6,16 +6,16 @@ A file is one JSON line that names the job, followed by the report. A file is wr
 place and renamed, so a file in its place is complete. A worker reads only its own directory: the
 platform accepts a report only from the worker that has the job.
 
-The place may be a volume on which others write. So each report is signed, together with its place,
-with a key that calls do not know (`signing`): unsigned reports are not posted. No link is followed,
-and only files with such names and of bounded size are read or deleted. Ages are measured with the
-file system's clock, because the machine's clock may have jumped.
+The folder may be on a volume that others can write to. So each report is signed, together with its
+place, with a key that calls do not know (`paths.report_key`): unsigned reports are not posted. No
+link is followed, and only files with such names and of bounded size are read or deleted. Ages are
+measured with the file system's clock, because the machine's clock may have jumped.
 
 Workers without a name (no RUNPOD_POD_ID) use numbers, each held by a lock while the process lives:
 several workers on one machine must not post and delete each other's reports.
 
-    <endpoint>/worker, worker-1, worker-2 ..     the first that nobody holds
-    <endpoint>/worker.lock, ..                   who holds it
+    <endpoint>/worker, worker-1, worker-2 ..     a worker takes the first that no process holds
+    <endpoint>/worker.lock, ..                   locked by the process that holds the folder
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ _SUFFIX: Final = ".json"
 _NEW: Final = ".new"
 _REPORT: Final = re.compile(r"[0-9a-f]{32}\.json")
 _UNFINISHED: Final = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{8}\.new")
-#: Workers without a name that share a place.
+#: Most workers without a name that share a folder.
 _MOST_WORKERS: Final = 256
-#: Reports that are taken up from an earlier process, and bytes that are read for them.
+#: Most reports that are resumed from an earlier process, and most bytes that are read for this.
 _MOST: Final = 2000
 _MOST_BYTES: Final = 1 << 30
-#: Bytes of a report, and of the line before it.
+#: Most bytes of a report, and of the line before it.
 _LARGEST: Final = 256 << 20
 _LONGEST_HEAD: Final = 64 << 10
 _LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -78,12 +78,12 @@ class _Head(msgspec.Struct, frozen=True):
     #: Seconds since 1970. Earlier versions use this as a report's age.
     kept_at: float
     cut_off: bool = False
-    #: Over all before, the place and the report.
+    #: Signs the fields above, the place and the report.
     mac: str = ""
 
 
 class Outbox:
-    """The reports of one worker that wait. Its methods block; call them from a thread."""
+    """The waiting reports of one worker. Its methods block; call them from a thread."""
 
     def __init__(
         self, folder: Path, key: bytes, *, is_named: bool = True, largest: int = _LARGEST
@@ -109,13 +109,13 @@ class Outbox:
         return _within(self.own())
 
     def close(self) -> None:
-        """Leave it to the next one, as the end of the process does."""
+        """Release the folder to other processes, as an exit does."""
         if self._held is not None:
             os.close(self._held)
             self._held = None
 
     def keep(self, report: JobReport) -> None:
-        """Write it down; raises OSError."""
+        """Write a report to disk; raise OSError if that fails."""
         files = self._files()
         head = _Head(
             job_id=report.job_id,
@@ -125,13 +125,13 @@ class Outbox:
         )
         signed = msgspec.structs.replace(head, mac=self._mac(head, report.body))
         name = _name(report.job_id)
-        # A name of its own: a slow report may be written while all waiting reports are saved.
+        # A unique name: a slow report may be written while all waiting reports are saved.
         beside = f"{name.removesuffix(_SUFFIX)}.{secrets.token_hex(4)}{_NEW}"
         pieces = [msgspec.json.encode(signed) + b"\n", report.body]
         files.write(name, pieces, beside=beside, sync=True)
 
     def drop(self, job_id: str) -> None:
-        """Delete a report that was accepted, or is of no further use."""
+        """Delete a report that was accepted, or is no longer needed."""
         try:
             if self._files().remove(_name(job_id)):
                 return
@@ -143,9 +143,7 @@ class Outbox:
         )
 
     def waiting(self, older_than_s: float) -> Iterator[JobReport]:
-        """Return the reports of an earlier process, oldest first; delete old and
-        incomplete files.
-        """
+        """Yield the reports of an earlier process, oldest first; delete old and partial files."""
         try:
             files = self._files()
             for half, _ in files.files(_is_left_over):
@@ -197,7 +195,7 @@ class Outbox:
         return mac.hexdigest()
 
     def forget_others(self, older_than_s: float) -> None:
-        """Delete what workers have left that never came back; their jobs are long over."""
+        """Delete old files of workers that never came back; their jobs have long finished."""
         try:
             own = self.own()
             endpoint = _within(own.parent, levels=2)
@@ -217,12 +215,12 @@ class Outbox:
 
 
 def _within(path: Path, levels: int = 3) -> Folder:
-    """``<state>/outbox/<endpoint>/<worker>``: of these, the state directory is an operator's."""
+    """Return ``<state>/outbox/<endpoint>/<worker>``; the operator owns the state directory."""
     return Folder(path.parents[levels - 1], *path.parts[-levels:], mode=0o700)
 
 
 def _name(job_id: str) -> str:
-    # An id is the platform's to choose, and no file name.
+    # The platform chooses ids, which may not be valid file names.
     return hashlib.sha256(job_id.encode("utf-8", "surrogatepass")).hexdigest()[:32] + _SUFFIX
 
 
@@ -244,7 +242,7 @@ def _forget(worker: Folder, before: float) -> None:
 
 
 def _claimed(first: Path) -> tuple[Path, int | None]:
-    """The first folder of these names that no living process holds, and what holds it."""
+    """Return the first such folder that no living process holds, and its locked descriptor."""
     place = _within(first.parent, levels=2)
     for number in range(_MOST_WORKERS):
         folder = first.with_name(f"{first.name}-{number}") if number else first
@@ -267,14 +265,12 @@ def _claimed(first: Path) -> tuple[Path, int | None]:
             break
         else:
             return folder, file
-    # A folder of this process alone: no other process resumes it or is in its way.
+    # A folder for this process alone, which no other process uses or resumes.
     return first.with_name(f"{first.name}-{secrets.token_hex(8)}"), None
 
 
 def _lock_file(place: Folder, name: str) -> int:
-    """Return the file to lock; anything that is not a regular file is replaced, because no process
-    can hold it.
-    """
+    """Return the file to lock; replace other kinds of files, which no process can hold."""
     with place.opened(make=True) as folder:
         for _ in range(2):
             try:

@@ -1,11 +1,11 @@
-"""Paths of the queue front-end: reports that wait, and results that are too large. Waiting reports
-are signed with a key of the worker.
+"""Paths of waiting reports and of large results, and the key that signs waiting reports.
 
 <state>/outbox/<endpoint>/<worker>     state: FLASHPOOL_STATE_DIR, else <volume>/flashpool,
                                        else <local>/flashpool
 <volume>/flashpool/results             for other machines to read, so never on local disk
 
-key: of FLASHPOOL_VOLUME_KEY, else of RUNPOD_AI_API_KEY, which no call sees; else <local>/reports.key
+key: derived from FLASHPOOL_VOLUME_KEY, else from RUNPOD_AI_API_KEY, which no call sees,
+     else from <local>/reports.key
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ODD: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 def outbox_folder(settings: Settings) -> Path:
-    """Return the outbox of this worker alone, if it `is_named`."""
+    """Return the outbox; only this worker uses it if the worker `is_named`."""
     endpoint = os.environ.get("RUNPOD_ENDPOINT_ID") or "endpoint"
     worker = os.environ.get("RUNPOD_POD_ID") or "worker"
     return state_folder(settings) / "outbox" / _name(endpoint) / _name(worker)

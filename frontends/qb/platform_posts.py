@@ -4,9 +4,9 @@
     job-done    {"status": "IN_PROGRESS", "output": ..}            progress
     job-stream  {"output": item}                                   in order
 
-The SDK's own functions swallow a refusal after three tries in five seconds, and set the id
-of the job on the session, where jobs side by side overwrite each other's. Here a post has one
-answer, and who posted decides.
+The SDK's own functions ignore a refusal after three attempts in five seconds, and set the id of the
+job on the session, where concurrent jobs overwrite each other's id. Here a post has one verdict,
+and the caller decides whether to post again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .outbox import JobReport
 
 _log = logging.getLogger(__name__)
 
-#: Seconds a post may take, and bytes for each of which it gets a second more.
+#: Seconds that a post may take, plus a second for so many bytes.
 _POST_S: Final = 30.0
 _BYTES_PER_S: Final = 256 * 1024
 _HEADERS: Final = {"charset": "utf-8", "Content-Type": "application/x-www-form-urlencoded"}
@@ -36,7 +36,7 @@ class Verdict(enum.Enum):
     """The platform's verdict on a post."""
 
     TAKEN = "taken"
-    #: The platform does not know the job, or no longer.
+    #: 404: the platform does not know the job, or a proxy made a mistake.
     UNKNOWN = "unknown"
     GONE = "gone"
     TOO_LARGE = "too large"
@@ -46,7 +46,7 @@ class Verdict(enum.Enum):
     SILENT = "no answer in time"
 
 
-#: Answers of 404 in a row that are believed: one may be a mistake of something in between.
+#: Consecutive answers of 404 that are believed: a single one may be a mistake of a proxy.
 UNKNOWN_LIMIT: Final = 4
 _VERDICTS: Final = {404: Verdict.UNKNOWN, 410: Verdict.GONE, 413: Verdict.TOO_LARGE}
 
@@ -73,7 +73,7 @@ class PlatformPosts:
         return self._addresses.stream is not None
 
     async def report(self, report: JobReport) -> Verdict:
-        """The end of a job."""
+        """Post the report of a job."""
         return await self._post(
             self._addresses.done, report.job_id, report.body, is_stream=report.streamed
         )
@@ -94,7 +94,7 @@ class PlatformPosts:
         address = template.replace("$ID", quote(job_id, safe=""))
         url = URL(f"{address}&isStream={str(is_stream).lower()}", encoded=True)
         limit = aiohttp.ClientTimeout(total=_POST_S + len(body) / _BYTES_PER_S)
-        # A header cannot carry every id that a queue can.
+        # Not every id of a queue can be a header's value.
         name = {"X-Request-ID": job_id} if job_id.isascii() and job_id.isprintable() else {}
         try:
             async with self._session.post(
@@ -106,7 +106,7 @@ class PlatformPosts:
         except (aiohttp.ClientError, OSError) as error:
             _log.debug("Job %s: a post failed: %s: %s", job_id, type(error).__name__, error)
             return Verdict.UNREACHABLE
-        # Redirected to a page that says 200, it has arrived nowhere.
+        # A post that was redirected to a page with status 200 has not arrived.
         if response.status < 300 and response.method == "POST":
             return Verdict.TAKEN
         _log.debug("Job %s: a post was answered with status %d", job_id, response.status)

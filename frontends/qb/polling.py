@@ -24,15 +24,15 @@ _log = logging.getLogger(__name__)
 
 #: Seconds the platform may hold a poll open.
 POLL_S: Final = 90.0
-#: Seconds an answer may take after it began: in total, and without a byte.
+#: Seconds that an answer may take once it has begun: in total, and without a byte.
 _BODY_S: Final = 600.0
 _STALL_S: Final = 60.0
-#: The session's own would count the waiting for an answer, and its body.
+#: The session's limit would include the wait for an answer, and its body.
 _NO_LIMIT: Final = aiohttp.ClientTimeout(total=None)
 _TOO_MANY_PAUSE_S: Final = 5.0
 _ERROR_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 10.0
-#: An empty answer that came sooner was no long poll.
+#: An empty answer within so many seconds: the platform did not hold the poll open.
 _SOON_S: Final = 0.1
 _EMPTY_PAUSE_S: Final = 0.05
 _LONGEST_EMPTY_PAUSE_S: Final = 1.0
@@ -51,10 +51,10 @@ class Taken:
 
 
 class Taker:
-    """Polls, and remembers how the last ones went."""
+    """Polls, and counts consecutive errors and quick empty answers."""
 
     def __init__(self, address: Callable[[int], str]) -> None:
-        #: The URL for so many jobs.
+        #: Returns the URL for a number of jobs.
         self._address = address
         self._errors = 0
         self._soon = 0

@@ -1,4 +1,4 @@
-"""From the outcome of a job to a report that the platform takes.
+"""Turns the outcome of a job into a report that the platform accepts.
 
     outcome --service--> answer --> {"output": {fields but error}, "error": ...}
        |                    |
@@ -31,7 +31,7 @@ from .spill import Spill
 
 _log = logging.getLogger(__name__)
 
-#: Characters left of an output, and of an error, that make a failure too large.
+#: Characters that are kept of an output, and of an error, if a report is too large.
 _OUTPUT_KEPT: Final = 64 * 1024
 _ERROR_KEPT: Final = 256 * 1024
 _WORDS: Final = 200
@@ -55,10 +55,10 @@ class Results:
     async def report(
         self, job_id: str, outcome: Outcome, *, streamed: bool, spill_s: float = 60.0
     ) -> JobReport:
-        """The report of a job that ended; writing to the volume may take ``spill_s``."""
+        """Return the report of a finished job; writing to the volume may take ``spill_s``."""
         more: _Fields = {}
         if outcome.ok and len(outcome.body) > self._limit:
-            # Before joining: each copy of a result may be a gigabyte.
+            # Check before joining: each copy of a result may be a gigabyte.
             outcome, more = await self._elsewhere(job_id, outcome, len(outcome.body), spill_s)
         fields = self._all(outcome, more)
         body = _body(fields)
@@ -74,15 +74,13 @@ class Results:
         return self.fields(outcome) | {name: _raw(value) for name, value in debugger.items()} | more
 
     def fields(self, outcome: Outcome) -> _Fields:
-        """The answer's fields, as spans."""
+        """Return the fields of the answer, as spans."""
         if outcome.error_type == "ResultTooLarge" and not outcome.from_user and not self._spill:
             outcome = replace(outcome, error=f"{outcome.error}{_SPILL_HINT}")
         return msgspec.json.decode(self._service.answer(outcome).body, type=_Fields)
 
     def refused(self, report: JobReport) -> JobReport:
-        """Return a shorter report for one that the platform calls too large: beginning and end, if
-        that is less.
-        """
+        """Return a shorter report in place of one that the platform refuses as too large."""
         cut = _body(_cut(_fields(report.body)))
         if len(cut) < len(report.body):
             return replace(report, body=cut)
@@ -123,13 +121,13 @@ class Results:
 
 
 def of_error(error: FlashpoolError) -> Outcome:
-    """The outcome of a job that did not become a call; clients show its `error` alone."""
+    """Return the outcome of a job that did not become a call; clients show only `error`."""
     outcome = outcome_of(error)
     return replace(outcome, error=f"{outcome.error_type}: {error.message}")
 
 
 def _instead(outcome: Outcome, error: FlashpoolError) -> Outcome:
-    """A failure in place of a result."""
+    """Return a failure in place of a result."""
     failed = of_error(error)
     return replace(
         failed,
@@ -160,7 +158,7 @@ def _cut(fields: _Fields) -> _Fields:
     for name, limit in (("stdout", _OUTPUT_KEPT), ("error", _ERROR_KEPT)):
         text = msgspec.json.decode(kept[name]) if name in kept else None
         if isinstance(text, str) and len(text) > limit:
-            # Including the words between the halves: a text that was cut is not cut again.
+            # The limit includes the words between the halves, so a cut text is not cut again.
             half = (limit - _WORDS) // 2
             kept[name] = _raw(
                 f"{text[:half]}\n[{len(text) - 2 * half} characters are left out here: the platform accepts no larger report]\n{text[-half:]}"

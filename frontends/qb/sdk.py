@@ -1,8 +1,8 @@
 """The only module that touches `runpod`: the parts of the SDK that flashpool replaces.
 
-    rp_scale.JobScaler               -> `qb_loop.JobLoop`
-    rp_ping.Heartbeat.process_loop   -> `qb_heartbeat.Heartbeat`
-    rp_fastapi.WorkerAPI             -> the same, which `local_modes` serves
+    rp_scale.JobScaler               -> `loop.JobLoop`
+    rp_ping.Heartbeat.process_loop   -> `heartbeat.Heartbeat`
+    rp_fastapi.WorkerAPI             -> a subclass, which `local_modes` serves
 
 Importing this module imports `runpod`, which reads its variables only then. Only `entry` imports
 it, after it has set variables that were not set. The replaced names are checked, so that an SDK
@@ -36,7 +36,7 @@ _OF_SCALER: Final = (
 
 
 def missing_parts() -> list[str]:
-    """Names that we replace or use, and that the installed SDK does not have."""
+    """Return names that flashpool replaces or uses, and that the installed SDK lacks."""
     missing = [name for name in _OF_SCALER if not hasattr(rp_scale.JobScaler, name)]
     missing += [
         f"{module.__name__}.{name}"
@@ -55,13 +55,13 @@ def missing_parts() -> list[str]:
 
 
 def arguments(given: list[str]) -> Any:
-    """The SDK's flags, as it will read them; exits for ``--help`` and wrong ones."""
+    """Return the SDK's flags as the SDK parses them; exit for ``--help`` and invalid flags."""
     known, _ = serverless.parser.parse_known_args(given)
     return known
 
 
 def has_queue() -> bool:
-    """Return whether the platform has told where jobs are."""
+    """Return whether the platform has set the address of a queue."""
     return "/job-take/" in JOB_GET_URL
 
 
@@ -72,7 +72,7 @@ def addresses() -> Addresses:
 
 
 def session() -> Any:
-    """A session with the worker's key."""
+    """Return an HTTP session with the worker's key."""
     return AsyncClientSession()
 
 
@@ -84,9 +84,7 @@ def start(
     api: LocalHandler | None,
     drain_s: float,
 ) -> None:
-    """Run ``runpod.serverless.start`` with flashpool's loop; with ``api``, the SDK
-    serves its API.
-    """
+    """Run ``runpod.serverless.start`` with flashpool's loop, or with the SDK's API."""
     heartbeat = Heartbeat(rp_ping.Heartbeat.process_loop)
     rp_scale.JobScaler = partial(JobLoop, make=make, drain_s=drain_s, heartbeat=heartbeat)
     rp_ping.Heartbeat.process_loop = staticmethod(heartbeat)
@@ -107,7 +105,7 @@ def _replace_api(local: LocalHandler) -> None:
             yield
 
     class Api(rp_fastapi.WorkerAPI):  # type: ignore[misc]
-        """The SDK's API, with a pool that lives as long as it."""
+        """The SDK's API, with a pool that runs while the API is served."""
 
         def __init__(self, config: dict[str, Any]) -> None:
             super().__init__(config)
@@ -116,9 +114,9 @@ def _replace_api(local: LocalHandler) -> None:
         def start_uvicorn(
             self, api_host: str = "localhost", api_port: int = 8000, api_concurrency: int = 1
         ) -> None:
-            """In one process: uvicorn refuses an application object for more.
+            """Serve in one process, because uvicorn refuses an application object for more.
 
-            Side by side is what the pool does, so a larger number is granted all the same.
+            ``api_concurrency`` is ignored: the pool runs jobs concurrently anyway.
             """
             local.serve(self.rp_app, api_host, int(api_port))
 

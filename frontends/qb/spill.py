@@ -1,4 +1,4 @@
-"""Results that are too large for the platform: written to the volume, and where is answered.
+"""Writes results that are too large for the platform to the volume; the answer says where.
 
     result --> <volume>/flashpool/results/<job>-<random>.pkl | .json
            --> {"flashpool_result": {"path": .., "bytes": .., "format": .., "sha256": ..}}
@@ -33,9 +33,9 @@ _log = logging.getLogger(__name__)
 #: The key of a reference.
 KEY: Final = "flashpool_result"
 _SUFFIXES: Final = {"json": ".json", "pickle": ".pkl"}
-#: Seconds between looks for results that are too old.
+#: Seconds between searches for results that are too old.
 _LOOK_S: Final = 600.0
-#: Bytes of a result that are worked on at once; whole groups of base64.
+#: Bytes of a result that are processed at once: a multiple of base64's groups of four.
 _PIECE: Final = 4 * 64 * 1024
 _ODD: Final = re.compile(r"[^A-Za-z0-9_-]")
 _NEW: Final = ".new"
@@ -55,14 +55,14 @@ class Spill:
         """Return the outcome with a reference in place of its result.
 
         Raises:
-            OSError: it cannot be written.
-            ValueError: it is no result.
+            OSError: the result cannot be written.
+            ValueError: the result is not valid base64.
         """
         self._forget_old()
         as_json = outcome.format == "json"
         name = f"{_ODD.sub('-', job_id)[:80]}-{secrets.token_hex(4)}"
         file = f"{name}{_SUFFIXES[outcome.format]}"
-        # JSON is not parsed: no answer is built around a result that is only written.
+        # JSON is not checked: the answer contains only the reference.
         size, digest = self._write(file, _pieces(outcome.body) if as_json else _data(outcome.body))
         reference = {
             "path": str(self._files.path / file),
@@ -111,13 +111,13 @@ class Spill:
 
 
 def _pieces(body: bytes) -> Iterator[memoryview]:
-    # Between pieces the loop has its turn; a whole body would keep it waiting for seconds.
+    # Between pieces the event loop can run; processing a whole body would block it for seconds.
     whole = memoryview(body)
     return (whole[start : start + _PIECE] for start in range(0, len(body), _PIECE))
 
 
 def _data(body: bytes) -> Iterator[bytes]:
-    """Return the span of the base64 text."""
+    """Yield the decoded pieces of a base64 text; raise ValueError if it is invalid."""
     tail = body[-2:]
     left = len(body) // 4 * 3 - len(tail) + len(tail.rstrip(b"="))
     for piece in _pieces(body):
@@ -125,12 +125,12 @@ def _data(body: bytes) -> Iterator[bytes]:
         left -= len(data)
         yield data
     if left or len(body) % 4:
-        # The decoder skips what it does not know, and stops where it thinks that the end is.
+        # The decoder skips invalid characters, and stops at padding: compare the length.
         raise ValueError("not base64")
 
 
 def _encoded(value: dict[str, Any], *, as_json: bool) -> bytes:
     if as_json:
         return msgspec.json.encode(value)
-    # Plain data only: any Python reads it.
+    # Plain data only, so that every version of Python can load it.
     return binascii.b2a_base64(pickle.dumps(value, protocol=4), newline=False)

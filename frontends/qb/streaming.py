@@ -3,8 +3,8 @@
     item -> [ at most a window ] -> job-stream, one after the other -> credit -> worker goes on
     tell -> the latest only, every half second                     -> job-done IN_PROGRESS
 
-Items must all arrive, in order: a refused one is offered again, and its generator waits.
-Progress may be skipped, but must never arrive after the job's end.
+All items must arrive, in order: a refused item is posted again, and its generator waits. Progress
+may be skipped, but must never arrive after the job's report.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .waiting import within
 
 _log = logging.getLogger(__name__)
 
-#: Bytes of a post with an item that the platform accepts; and the bytes around the item.
+#: Most bytes that the platform accepts in a post with an item; and the bytes around the item.
 CHUNK_LIMIT: Final = 1_000_000
 AROUND: Final = len('{"output":""}')
 _FIRST_PAUSE_S: Final = 0.1
@@ -35,12 +35,12 @@ _PICKLE: Final = b"gA"
 
 
 class JobItems:
-    """The items of one job on their way."""
+    """The items of one job that are being posted."""
 
     def __init__(self, job_id: str, posts: PlatformPosts, credit: Callable[[], None]) -> None:
         self._job_id = job_id
         self._posts = posts
-        #: Lets the worker send one more.
+        #: Lets the worker send another item.
         self._credit = credit
         self._waiting: deque[bytes] = deque()
         self._sending: asyncio.Task[None] | None = None
@@ -51,7 +51,7 @@ class JobItems:
         self.lost = False
 
     def put(self, item: bytes) -> None:
-        """An item came: the base64 of a pickle, or JSON."""
+        """Queue an item: the base64 of a pickle, or JSON."""
         self.any = True
         self._waiting.append(_chunk(item))
         if self._sending is None or self._sending.done():
@@ -66,7 +66,7 @@ class JobItems:
             self.cancel()
 
     def cancel(self) -> None:
-        """Post no more of them."""
+        """Post no further items."""
         self._wanted = False
         if self._sending is not None and not self._sending.done():
             _log.warning(
@@ -113,15 +113,15 @@ class Progress:
         self._pause = asyncio.Event()
 
     def tell(self, phase: str, message: str = "") -> None:
-        """Post it, if nothing newer comes first; nothing after `close`."""
+        """Post this progress unless newer progress replaces it; ignored after `close`."""
         if self._pause.is_set():
-            return  # a build that others wait for goes on, and tells of itself
+            return  # a build that other calls wait for goes on, and reports progress
         self._latest = {"phase": phase, "message": message}
         if self._posting is None or self._posting.done():
             self._posting = asyncio.ensure_future(self._post())
 
     async def close(self, limit_s: float) -> None:
-        """No more; returns when the last one has arrived, or failed, or takes too long."""
+        """Post nothing more; return when the last post has ended, or the time is up."""
         self._latest = None
         self._pause.set()
         if self._posting is not None:
@@ -129,7 +129,7 @@ class Progress:
             self._posting.cancel()
 
     def cancel(self) -> None:
-        """Stop reporting, and abort the post that is under way: the job is being stopped."""
+        """Stop reporting, and abort the post in progress: the job is being stopped."""
         self._latest = None
         self._pause.set()
         if self._posting is not None:
@@ -143,9 +143,7 @@ class Progress:
 
 
 def _chunk(item: bytes) -> bytes:
-    """Return an item's text in a post. An invalid item comes from user code that found
-    the channel.
-    """
+    """Return an item's text for a post. Invalid items are of user code that found the channel."""
     if len(item) > CHUNK_LIMIT - AROUND:
         return _too_large(len(item))
     if item.startswith(_PICKLE) and is_base64(item):

@@ -1,4 +1,4 @@
-"""Waiting with a limit, as the queue's loops do: for anything, and for news that several await."""
+"""Waits with a time limit: for an awaitable, and for a change that several tasks await."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the loop runs jobs with: the runner, reports and admin listener; and `ActiveJob`, one job.
+"""The parts that run and report jobs for the loop (`QueueWorker`), and one job (`ActiveJob`).
 
-job --> run --> outcome --> items and progress are through --> report --> delivered
+job --> run --> outcome --> items and progress are posted --> report --> delivered
                    `-- its slot is free
 """
 
@@ -34,18 +34,18 @@ from .streaming import JobItems, Progress
 
 _log = logging.getLogger(__name__)
 
-#: Seconds for posting a job's last items after its end, if the job's own limit leaves them.
+#: Most seconds for posting a job's last items; the job's own limit may leave less.
 _ITEMS_S: Final = 30.0
-#: Seconds for posting progress that is under way.
+#: Seconds for a post of progress that has begun.
 _PROGRESS_S: Final = 2.0
-#: Seconds for writing a result to the volume, and the least time for that.
+#: Most and least seconds for writing a result to the volume.
 _SPILL_S: Final = 600.0
 _LEAST_SPILL_S: Final = 1.0
 _RESERVE: Final = 64 * 1024
 
 
 class QueueWorker:
-    """Everything that outlives one job. Created on the loop that runs it."""
+    """The parts that outlive a job. Create this object on the loop that runs it."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class QueueWorker:
         self.jobs: dict[str, ActiveJob] = {}
 
     async def start(self, named: Named) -> None:
-        """Returns before calls can run."""
+        """Start; return before jobs can run."""
         await self._runner.start()
         if self._admin is not None:
             await self._admin.start()
@@ -86,7 +86,7 @@ class QueueWorker:
         """Wait until jobs can run.
 
         Raises:
-            EnvironmentStartFailed: they never will.
+            EnvironmentStartFailed: no job can ever run.
         """
         await self._runner.wait_ready()
 
@@ -100,9 +100,7 @@ class QueueWorker:
 
     @property
     def active(self) -> int:
-        """Return the number of jobs that have or need a slot; jobs that only wait to be reported do
-        not.
-        """
+        """Return the number of jobs that have or need a slot, without those being reported."""
         return sum(not job.ended for job in self.jobs.values())
 
     def stats(self) -> JobsStats:
@@ -113,13 +111,13 @@ class QueueWorker:
         """Return how many jobs there may be: the SDK's ``concurrency_modifier``.
 
         Raises:
-            NothingRuns: none will ever run here.
+            NothingRuns: no job will ever run here.
         """
         active = self.active
         return active if self.reports.full else self._runner.room(active)
 
     def begin(self, job: Job, freed: Callable[[], None]) -> ActiveJob:
-        """A job to see through; ``freed`` hears when its slot may be free."""
+        """Return a job to run and report; ``freed`` is called when its slot may be free."""
         posts, settings = self._posts, self._settings
         ways = JobOutputs(
             lines=LiveLines(job.id, settings.output_limit_kb * 1024),
@@ -157,11 +155,11 @@ class ActiveJob:
         self._freed = freed
 
     def cut_off(self, reason: str) -> None:
-        """End it because this process stops."""
+        """Stop the job because this process stops."""
         self._was_cut_off = self.stop(reason)
 
     def stop(self, reason: str) -> bool:
-        """Stop the job; it is reported as cancelled, unless it has ended otherwise."""
+        """Stop the job, which is reported as cancelled unless it has finished otherwise."""
         stops = self._run.cancel(reason)
         if self._run.items is not None:
             self._run.items.cancel()
@@ -170,12 +168,12 @@ class ActiveJob:
         return stops
 
     async def see_through(self) -> None:
-        """Run it, and deliver its report."""
+        """Run the job, and deliver its report."""
         self._ways.lines.say("Started.")
         try:
             report = await self._report()
         except asyncio.CancelledError:
-            # The process stops, and waits no longer: for the volume, most likely.
+            # The process stops without waiting any longer, most likely for the volume.
             self._counts.ended(failed=True)
             gone = Cancelled("the server stopped before the job was reported")
             left = JobReport(job_id=self.job.id, body=_failure(gone), cut_off=True)
@@ -202,10 +200,10 @@ class ActiveJob:
             report = await self._results.report(
                 self.job.id, outcome, streamed=streamed, spill_s=spill_s
             )
-            # A job that had already ended, in whatever way, was not cut off.
+            # A job that had finished before, in any way, was not cut off.
             cut_off = self._was_cut_off and outcome.error_type == "Cancelled"
             return replace(report, cut_off=cut_off and not outcome.from_user)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours must not lose the job
+        except Exception as error:  # noqa: BLE001 - a bug of flashpool must not lose the job
             _log.exception("Job %s: its outcome cannot be reported", self.job.id)
             ours = FlashpoolError(f"the server failed: {type(error).__name__}: {error}")
             return JobReport(job_id=self.job.id, body=_failure(ours), failed=True)
@@ -214,33 +212,33 @@ class ActiveJob:
 
 
 def _failure(error: FlashpoolError) -> bytes:
-    """A report that needs nothing which may fail."""
+    """Return the body of a report, built only with code that cannot fail."""
     name = type(error).__name__
     output = {"success": False, "result": None, "stdout": "", "error_type": name}
     return msgspec.json.encode({"output": output, "error": f"{name}: {error.message}"})
 
 
 def report_limit(settings: Settings) -> int:
-    """Bytes of a report."""
+    """Return the most bytes of a report."""
     return settings.job_result_limit_mb * 1_000_000
 
 
 def result_limit(settings: Settings) -> int:
-    """Bytes of an encoded result: what fits into a report, or is written to the volume."""
+    """Return the most bytes of an encoded result, in a report or written to the volume."""
     if settings.result_spill and spill_folder(settings) is not None:
         return settings.spill_limit_mb * 1024 * 1024
     return report_limit(settings) - _RESERVE
 
 
 def result_setting(settings: Settings) -> str:
-    """The setting that `result_limit` follows from."""
+    """Return the setting that sets `result_limit`."""
     if settings.result_spill and spill_folder(settings) is not None:
         return "FLASHPOOL_SPILL_LIMIT_MB"
     return "FLASHPOOL_JOB_RESULT_LIMIT_MB"
 
 
 def spill_of(settings: Settings) -> Spill | None:
-    """Return where large results are written, if they may be."""
+    """Return the folder of large results; None if they are not written to a volume."""
     if not settings.result_spill:
         return None
     folder = spill_folder(settings)

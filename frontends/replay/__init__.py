@@ -1,4 +1,4 @@
-"""Requests of calls that failed, kept on the volume and run again: `kept`, `keeper`, `under_debugger`."""
+"""Keeps requests of failed calls on the volume, and runs them again."""
 
 from __future__ import annotations
 

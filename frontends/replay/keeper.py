@@ -1,4 +1,4 @@
-"""Keeps the requests of calls that fail, in the background: nothing of a call waits for a volume."""
+"""Keeps the requests of failed calls, in the background: no call waits for a volume."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .kept import KeptRequest, KeptRequests, without_values
 
 _log = logging.getLogger(__name__)
 
-#: Requests that may be on their way to the volume at once; more are not kept.
+#: Most requests that are being written at once; further requests are not kept.
 _AT_ONCE: Final = 16
-#: Seconds that the end of the server waits for them.
+#: Seconds that a server which stops waits for these writes.
 _END_S: Final = 2.0
 _ERROR: Final = 4000
 
@@ -32,7 +32,7 @@ class FailureKeeper:
         self._kept = kept
         self._pool = pool
         self._tasks: set[asyncio.Task[None]] = set()
-        #: A volume takes one after the other, and the room is counted before each.
+        #: Requests are written one at a time, and room is counted before each.
         self._writing = asyncio.Lock()
 
     def failed(self, call: Call, call_id: int, outcome: Outcome) -> None:
@@ -92,6 +92,6 @@ class FailureKeeper:
         return self._kept.keep(kept, body)
 
     async def close(self) -> None:
-        """Wait a moment for writes that are under way."""
+        """Wait a moment for writes in progress."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=_END_S)

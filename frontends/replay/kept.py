@@ -3,12 +3,13 @@
     <volume>/flashpool/failed/<call>.request     without a volume, in the state directory
 
     flashpool kept request 1
-    <HMAC-SHA256 of all that follows, in hexadecimal>
+    <HMAC-SHA256 of the lines below, in hexadecimal>
     {"id": .., "error_type": .., "receipt": .., "lock": [..], "env": [names], ..}
     the request's body, without the values of its variables
 
-Arguments may hold secrets, so nothing is kept unless `FLASHPOOL_KEEP_FAILED_MB` is set. Running a
-request runs its code: a request without a valid signature is refused. All functions block.
+Arguments may contain secrets, so requests are kept only if `FLASHPOOL_KEEP_FAILED_MB` is set.
+Running a request runs its code: a request without a valid signature is refused. All functions
+block.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _PURPOSE: Final = b"flashpool: requests of calls that failed"
 _SUFFIX: Final = ".request"
 _OURS: Final = re.compile(r"[0-9a-f]{8}-[0-9]{1,18}\.request")
 _MB: Final = 1024 * 1024
-#: Bytes of one file, whatever the limit of all.
+#: Most bytes of a file that are read.
 _MOST: Final = 4096 * _MB
 
 
@@ -43,7 +44,7 @@ class NotKept(Exception):
 
 
 class KeptRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a kept request."""
+    """Facts about a kept request."""
 
     id: str
     request_id: str
@@ -59,12 +60,12 @@ class KeptRequest(msgspec.Struct, frozen=True, kw_only=True):
     lock: tuple[str, ...]
     #: Names of the environment variables that the call had.
     env: tuple[str, ...]
-    #: Limits under which the call ran: ``run_s``, ``memory_mb``.
+    #: Limits under which the call ran: ``run_s``, ``memory_mb``, ``result_bytes``.
     limits: dict[str, float]
 
 
 class KeptRequests:
-    """The folder of them."""
+    """The folder of kept requests."""
 
     def __init__(self, folder: Path, key: bytes, *, most_mb: int, keep_s: float) -> None:
         self._files = Folder(folder.parent, folder.name, mode=0o700)
@@ -86,7 +87,7 @@ class KeptRequests:
         """Write a request, deleting the oldest to make room; return False if it is too large.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the request cannot be written.
         """
         signed = msgspec.json.encode(kept) + b"\n" + body
         data = _MAGIC + self._signature(signed) + b"\n" + signed
@@ -110,7 +111,7 @@ class KeptRequests:
         return hmac.new(self._key, signed, hashlib.sha256).hexdigest().encode()
 
     def listed(self) -> Iterator[KeptRequest]:
-        """Return all requests with valid signatures, newest first."""
+        """Yield all requests with valid signatures, newest first."""
         names = [name for name, _ in self._files.files(_OURS.fullmatch)]
         for name in reversed(names):
             try:
@@ -119,11 +120,11 @@ class KeptRequests:
                 _log.warning("%s: %s", name, error)
 
     def find(self, text: str) -> tuple[KeptRequest, bytes]:
-        """The one of a call's name, or of what its caller called it; and its body.
+        """Return the request, and its body, of a call's name or of its client's id.
 
         Raises:
-            NotKept: there is none, or it is not ours.
-            OSError: it cannot be read.
+            NotKept: no such request is kept, or its signature is invalid.
+            OSError: the request cannot be read.
         """
         name = f"{text}{_SUFFIX}"
         if _OURS.fullmatch(name) and self._files.status(name) is not None:
@@ -166,7 +167,7 @@ def without_values(body: bytes) -> tuple[bytes, tuple[str, ...]]:
 
 
 def to_run(kept: KeptRequest, body: bytes, env: dict[str, str]) -> bytes:
-    """The body that runs it again: the same packages and limits, these variables."""
+    """Return the body to run again: with the same packages and limits, and these variables."""
     fields = msgspec.json.decode(body, type=dict[str, Any])
     if kept.lock:
         fields["dependencies"] = list(kept.lock)

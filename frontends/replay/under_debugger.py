@@ -15,12 +15,12 @@ from typing import Any
 
 
 def main() -> int:
-    """The exit status: 1 when the call failed."""
+    """Run the call; return the exit status, which is 1 if the call failed."""
     child, packages, body = sys.argv[1:4]
     package: Any = type(sys)("_flashpool")
     package.__path__ = [child]
     sys.modules["_flashpool"] = package
-    # Last: they never shadow what the environment has.
+    # At the end of the path, so that they never shadow packages of the environment.
     sys.path += [os.path.dirname(folder) for folder in packages.split(":")]
     from _flashpool.running import invoke
     from _flashpool.serialization import flash, live_module
@@ -31,8 +31,8 @@ def main() -> int:
     try:
         call = flash.load_call(content)
         value = invoke.run(call.function, call.args, call.kwargs, None)
-    except BaseException:  # noqa: BLE001 - whatever it is, it is looked at
-        import pdb  # noqa: T100 - this is what it is for
+    except BaseException:  # noqa: BLE001 - the debugger shows it
+        import pdb  # noqa: T100 - the purpose of this program
 
         traceback.print_exc()
         pdb.post_mortem(sys.exc_info()[2])

@@ -1,8 +1,8 @@
-"""Traces of calls, over OpenTelemetry. Knows no front-end; only `assembly` makes a `Tracing`.
+"""Traces of calls, over OpenTelemetry. Only `assembly` creates a `Tracing`.
 
     Service.submit --> CallSpan (sampled, with ids: its call's TRACEPARENT)
-    call's end     --> TracedCall --> bounded queue --> thread --> spans --> OTLP
+    call finished  --> TracedCall --> bounded queue --> thread --> spans --> OTLP
 
-`tracing` and `spans` import OpenTelemetry, which an extra installs. Nobody imports these two
-modules unless FLASHPOOL_TELEMETRY is on.
+`tracing` and `spans` import OpenTelemetry, which an extra installs. These modules are imported only
+if FLASHPOOL_TELEMETRY is on.
 """

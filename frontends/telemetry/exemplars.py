@@ -1,4 +1,4 @@
-"""For each bucket of a histogram of phases, the latest call that has a trace."""
+"""Keeps, for each bucket of a histogram of phases, the latest call that has a trace."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Seen(NamedTuple):
 
 
 class Exemplars:
-    """One exemplar at most for each phase and bucket."""
+    """At most one exemplar for each phase and bucket."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, int], Seen] = {}
 
     def add(self, receipt: Receipt, trace_id: str, at: float) -> None:
-        """Remember a call, in the phases that `Recorder` counts of it."""
+        """Remember a call, in the phases for which `Recorder` counts the call."""
         origin = receipt.provision.origin
         if origin in ("", "failed"):
             return
@@ -42,5 +42,5 @@ class Exemplars:
                 self._found[place] = Seen(trace_id, seconds, at)
 
     def get(self, phase: str, bucket: int) -> Seen | None:
-        """The one of a bucket, which is counted from 0."""
+        """Return the exemplar of a bucket; the first bucket is 0."""
         return self._found.get((phase, bucket))

@@ -23,7 +23,7 @@ def exporters(environ: Mapping[str, str]) -> list[SpanExporter]:
     """Return the exporters that the variables name; an empty list for ``none``.
 
     Raises:
-        ExporterError: one of them is not installed, or refuses its variables.
+        ExporterError: an exporter is not installed, or refuses its variables.
     """
     names = [name.strip() for name in environ.get("OTEL_TRACES_EXPORTER", "").split(",")]
     names = [name for name in names if name] or [_OTLP]

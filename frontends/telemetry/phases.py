@@ -1,4 +1,4 @@
-"""From a receipt to the times at which each phase of a call began and ended."""
+"""Computes, from a receipt, when each phase of a call began and ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PhaseTimes(NamedTuple):
 
 
 def timeline(receipt: Receipt, start: int, end: int) -> list[PhaseTimes]:
-    """The phases that took time, one after the other, all within the call.
+    """Return the phases that took time, in order, all within the call.
 
     The environment's phases follow the call's start. The pool's phases precede the call's end.
     """
@@ -47,9 +47,7 @@ def _ns(seconds: float) -> int:
 
 
 def failed_phase(outcome: Outcome, phases: list[PhaseTimes]) -> str:
-    """Return the phase in which a call failed: the one that its error names, or else
-    its last one.
-    """
+    """Return the phase in which a call failed: the one its error names, else the last one."""
     if outcome.ok or not phases:
         return ""
     names = [one.name for one in phases]

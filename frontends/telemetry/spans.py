@@ -1,4 +1,4 @@
-"""From calls that have ended to spans: one for the call, and one below that for each phase.
+"""Turns finished calls into spans: one for the call, and a child span for each phase.
 
 A server creates a `TracedCall` for each call, which costs little. The thread that exports derives
 everything else from it (`PhaseExporter`).
@@ -21,12 +21,12 @@ from flashpool.pool.calls import Call, Outcome, Receipt
 
 from .phases import failed_phase, timeline
 
-#: Characters of the name of an exception, which user code may choose.
+#: Most characters of the name of an exception, which user code may choose.
 _NAME: Final = 300
 
 
 class TracedCall(ReadableSpan):
-    """The span of a call, whose phases are still to be added."""
+    """The span of a call, to which `PhaseExporter` adds the phases."""
 
     def __init__(
         self,
@@ -57,9 +57,7 @@ class TracedCall(ReadableSpan):
         self._outcome = outcome
 
     def spans(self, new_id: Callable[[], int]) -> Iterator[ReadableSpan]:
-        """Return the span of the call with all known facts, then its phases in the
-        order of time.
-        """
+        """Yield the span of the call with all known facts, then its phases in order of time."""
         outcome, own = self._outcome, self.context
         error = "" if outcome.error_type is None else outcome.error_type[:_NAME]
         start, end = self._times
@@ -114,7 +112,7 @@ def _of_error(error: str) -> Mapping[str, AttributeValue]:
 
 
 def _status(error: str) -> Status:
-    # Without a description: an exception's message may hold secrets of the caller.
+    # No description: an exception's message may contain secrets of the caller.
     return Status(StatusCode.ERROR) if error else Status(StatusCode.UNSET)
 
 
@@ -123,7 +121,7 @@ def _events(error: str, at: int) -> Sequence[Event]:
 
 
 class PhaseExporter(SpanExporter):
-    """Adds the phases of calls to what another exporter gets. Runs in the exporting thread."""
+    """Adds phases to calls for another exporter. Runs in the exporting thread."""
 
     def __init__(self, inner: SpanExporter, new_id: Callable[[], int]) -> None:
         self._inner = inner
@@ -137,7 +135,7 @@ class PhaseExporter(SpanExporter):
         return self._inner.export(found)
 
     def shutdown(self) -> None:
-        """Stop the export that is under way."""
+        """Shut the other exporter down."""
         self._inner.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:

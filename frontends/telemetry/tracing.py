@@ -38,9 +38,9 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
 def tracing() -> Tracing | None:
-    """By OpenTelemetry's variables; None, and a line in the log, where they allow no traces.
+    """Create a `Tracing` from OpenTelemetry's variables; log and return None if they prevent it.
 
-    Calls matter more than their traces: a collector that cannot be used stops no server.
+    Calls matter more than their traces: an unusable exporter does not stop the server.
     """
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         _log.warning("Calls are not traced: OTEL_SDK_DISABLED is true")
@@ -53,7 +53,7 @@ def tracing() -> Tracing | None:
 
 
 class Tracing:
-    """Gives calls their spans, and exports these from threads. Belongs to the loop's thread."""
+    """Creates spans for calls, and exports them from threads. Use it in the loop's thread."""
 
     def __init__(self, outputs: list[SpanExporter]) -> None:
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
@@ -65,7 +65,7 @@ class Tracing:
         self.exemplars = Exemplars()
 
     def begin(self, call: Call, caller: Mapping[str, str]) -> CallSpan:
-        """The span of a call that is submitted now; ``caller``: its ``traceparent`` and ``tracestate``."""
+        """Return the span of a call that is submitted now; ``caller``: its caller's trace context."""
         context = _PROPAGATOR.extract(caller, _NO_PARENT) if caller else _NO_PARENT
         parent = get_current_span(context).get_span_context()
         start = time.time_ns()
@@ -75,7 +75,7 @@ class Tracing:
         return CallSpan(self, own, parent if parent.is_valid else None, start)
 
     def ended(self, span: CallSpan, call: Call, call_id: int, outcome: Outcome) -> None:
-        """Export a call that has ended."""
+        """Export a finished call."""
         end = time.time_ns()
         ended = TracedCall(
             call,
@@ -86,7 +86,7 @@ class Tracing:
             resource=self._provider.resource,
             scope=self._scope,
             start=span.start,
-            end=max(end, span.start),  # the clock may be set back
+            end=max(end, span.start),  # the clock may have been set back
         )
         for processor in self._processors:
             processor.on_end(ended)
@@ -94,13 +94,13 @@ class Tracing:
             self.exemplars.add(outcome.receipt, span.trace.trace_id, end / 1e9)
 
     async def close(self) -> None:
-        """Export what is left, for a limited time."""
+        """Export the remaining spans, for a limited time."""
         loop, closed = asyncio.get_running_loop(), asyncio.Event()
 
         def close() -> None:
             for processor in self._processors:
                 processor.shutdown()  # type: ignore[no-untyped-call]
-            with contextlib.suppress(RuntimeError):  # nobody waits, and the loop is closed
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
                 loop.call_soon_threadsafe(closed.set)
 
         # A daemon: a collector that does not answer must not hold up the server's exit.
@@ -112,7 +112,7 @@ class Tracing:
 
 
 class CallSpan:
-    """The span of one call that has not ended."""
+    """The span of an unfinished call."""
 
     __slots__ = ("_tracing", "own", "parent", "start", "trace")
 
@@ -137,9 +137,7 @@ class CallSpan:
 
 
 def _resource() -> Resource:
-    """Return the resource of this service; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take
-    precedence.
-    """
+    """Return the resource of this service; OpenTelemetry's variables override its attributes."""
     ours = Resource(
         {
             "service.name": _NAME,

@@ -1,1 +1,1 @@
-"""The page of the admin listener: files that are served as they are."""
+"""The page of the admin listener: files that are served unchanged."""

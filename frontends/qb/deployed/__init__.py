@@ -1,1 +1,1 @@
-"""Jobs of a deployed app: the queue in front of an app worker."""
+"""Runs jobs of the platform's queue in workers of a deployed app."""

@@ -25,7 +25,7 @@ from flashpool.pool.apps import AppEnd, AppRequest, AppService, EndKind, Headers
 from flashpool.pool.calls import Outcome, Phase
 from flashpool.pool.errors import FlashpoolError, Timeout, WorkerCrashed
 
-#: Messages for ends whose cause alone is not a sentence.
+#: Messages for ends that come without one.
 _WORDS: Final = {
     EndKind.RAISED: "the app ended the job without a result",
     EndKind.CUT: "the app ended the job in the middle of its items",
@@ -35,13 +35,13 @@ _CONNECTION: Final = ("job", "", None, None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """How a job is to be answered."""
+    """Options of a job and its answer."""
 
     item_limit: int
     result_limit: int
     #: Receives each item; None: items are not streamed.
     on_item: Callable[[bytes], None] | None = None
-    #: Hears of what it prints.
+    #: Receives the job's output.
     on_output: Callable[[bytes], None] | None = None
     #: Whether the result of a generator is the list of its items.
     lists: bool = True
@@ -64,7 +64,7 @@ class AppJob:
         self._service = service
         self._options = options
         self._reader = job_messages.RecordReader(options.item_limit, options.result_limit)
-        #: Bytes of items that are not taken yet, oldest first.
+        #: Sizes of items that the platform has not accepted yet, oldest first.
         self._owed: deque[int] = deque()
         self._owed_bytes = 0
         self._unsent = memoryview(b"")
@@ -72,7 +72,7 @@ class AppJob:
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def begin(self, job_id: str, body: bytes) -> None:
-        """Hand it to the app; ``body`` is the job as JSON."""
+        """Send the job to the app; ``body`` is the job as JSON."""
         first, rest = body[: app_messages.PIECE], memoryview(body)[app_messages.PIECE :]
         self._unsent = rest
         options = self._options
@@ -102,7 +102,7 @@ class AppJob:
     # The sink.
 
     def room(self, size: int) -> None:
-        """Send as much of the body."""
+        """Send up to ``size`` further bytes of the body."""
         while size > 0 and self._unsent and self._number is not None:
             piece = self._unsent[: min(size, app_messages.PIECE)]
             self._unsent = self._unsent[len(piece) :]
@@ -110,11 +110,11 @@ class AppJob:
             self._service.body(self._number, bytes(piece), bool(self._unsent))
 
     def response(self, _status: int, _headers: Headers, body: bytes, more: bool) -> None:
-        """The first of the answer."""
+        """Receive the first piece of the answer."""
         self.piece(body, more)
 
     def piece(self, body: bytes, more: bool) -> None:
-        """More of the answer."""
+        """Receive a further piece of the answer."""
         if self.outcome.done():
             return
         before = self._owed_bytes
@@ -137,7 +137,7 @@ class AppJob:
             self._options.on_output(chunk)
 
     def ended(self, end: AppEnd) -> None:
-        """End the job, whose answer is incomplete."""
+        """End the job: the app sends nothing more, and the answer is incomplete."""
         if end.kind is EndKind.LATE and end.phase == Phase.RUN.value:
             self._set(of_error(self._too_long()))
             return
@@ -187,17 +187,17 @@ class AppJob:
         if self._number is not None:
             self._service.credit(self._number, size)
 
-    # From whoever waits for it.
+    # Called by `AppJobRun`.
 
     def credit_item(self) -> None:
-        """The oldest item that was not taken yet is taken."""
+        """Credit the oldest item: the platform has accepted it."""
         if self._owed:
             size = self._owed.popleft()
             self._owed_bytes -= size
             self._credit(size)
 
     def end(self, cause: FlashpoolError, *, spares: bool) -> None:
-        """End the job for that cause. ``spares``: other jobs in the worker must not be affected."""
+        """End the job for this cause; ``spares``: without affecting other jobs of the worker."""
         number = self._number
         self._set(of_error(cause))
         if number is not None:

@@ -27,7 +27,7 @@ _ITEM_LIMIT: Final = CHUNK_LIMIT - AROUND
 
 
 class AppJobRun(JobRun):
-    """Runs one job."""
+    """Runs one job of a deployed app."""
 
     def __init__(
         self,
@@ -77,9 +77,7 @@ class AppJobRun(JobRun):
             self._app_job.end(cause, spares=not is_ours)
 
     def without_items(self, outcome: Outcome) -> Outcome:
-        """Return the outcome after items were lost: a failure, unless the result contains the
-        items.
-        """
+        """Return the outcome after items were lost: a failure unless the result contains them."""
         if self._settings.return_aggregate_stream or not outcome.ok:
             return outcome
         return self._lost_items(outcome)

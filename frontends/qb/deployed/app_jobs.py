@@ -1,8 +1,9 @@
-"""Jobs of a deployed app: whether jobs are taken, and what runs them.
+"""Jobs of a deployed app: decides how many jobs are taken, and runs them in the app's workers.
 
-    source --prepare--> PreparedApp --> pool.open_app --> loading --> served     jobs, as many as run together
-              |                                              '------> failed     the app's own fault: jobs, which fail
-              '-- AppError: the same                                             it may pass: none, until it is too late
+    source --prepare--> PreparedApp --> pool.open_app --> loading: no jobs
+              |                                              |--> served: as many as run at once
+              '-- AppError ----------------------------------'--> failed
+                        for good: jobs are taken, and fail; for now: no jobs, and later an exit
 
 A client waits without end for a job that no worker takes. If another attempt to load the app cannot
 help, jobs are taken and fail with the reason. If it may help, jobs are left to other workers; this
@@ -35,9 +36,9 @@ from .app_results import AppResults
 
 _log = logging.getLogger(__name__)
 
-#: Seconds until the artifact is looked at again; the last one again and again.
+#: Seconds until the artifact is read again; the last pause repeats.
 _PAUSES_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
-#: Characters of a failure that are logged when the process exits because of it.
+#: Characters of a failure that are logged if the process exits because of that failure.
 _TOLD: Final = 2000
 
 
@@ -63,7 +64,7 @@ class AppJobs:
         self._settings = settings
         self._source = source
         self._result_limit = result_limit
-        #: The app once it is opened; before, why it could not be when that was last tried.
+        #: The app once it is open; before that, why the last attempt to open it failed.
         self._app: AppService | None = None
         self._failure = ""
         self._failure_passes = True
@@ -79,7 +80,7 @@ class AppJobs:
     # Life.
 
     async def start(self) -> None:
-        """Start the pool, and have the app loaded."""
+        """Start the pool, and begin to load the app."""
         await self.service.start()
         self._opening = asyncio.ensure_future(self._open())
 
@@ -88,7 +89,7 @@ class AppJobs:
         await self.service.pool.wait_ready()
 
     async def stop(self, reason: str) -> None:
-        """End the app and the pool."""
+        """Stop the app and the pool."""
         tasks = [one for one in (self._opening, self._looking, self._neighbours) if one]
         for task in tasks:
             task.cancel()
@@ -100,11 +101,11 @@ class AppJobs:
     async def _open(self) -> None:
         for pause_s in _pauses():
             try:
-                # If waiting for the artifact was in vain, it is looked for now and then.
+                # After a failure, check for the artifact at intervals in place of waiting for it.
                 await self._prepare_and_serve(wait=not self._failure)
             except AppError as error:
                 passes, failure = error.passes, str(error)
-            except Exception as error:  # noqa: BLE001 - it is told to whoever sends a job
+            except Exception as error:  # noqa: BLE001 - jobs fail with the reason
                 passes, failure = True, f"the app cannot be prepared: {error!r}"
             else:
                 return
@@ -144,16 +145,16 @@ class AppJobs:
             return
         try:
             await self._prepare_and_serve(wait=False)
-        except Exception as error:  # noqa: BLE001 - jobs are told why the app cannot be loaded
+        except Exception as error:  # noqa: BLE001 - jobs fail with the reason
             if str(error) != self._failure:
                 _log.error("%s: the artifact has changed: %s", self._source.resource, error)
             self._failure = str(error)
 
     def _job_app(self, prepared: PreparedApp) -> App:
-        """The app, with as many jobs at a time as its manifest says.
+        """Return the app, with the number of concurrent jobs that its manifest sets.
 
         Raises:
-            ResourceRefused: it takes no jobs.
+            ResourceRefused: the resource takes no jobs.
         """
         deployed = prepared.deployed
         if deployed.entry.kind is not EntryKind.HANDLER:
@@ -175,7 +176,7 @@ class AppJobs:
     # Taking jobs.
 
     def room(self, active: int) -> int:
-        """Return how many jobs its workers run together; also if each job would fail."""
+        """Return how many jobs the app's workers run at once, even if each job would fail."""
         if self.service.pool.draining or not self._known.is_set():
             return active
         if self._app and self._app.state is AppState.LOADING:
@@ -221,10 +222,10 @@ class AppJobs:
         )
 
     async def _opened(self) -> AppService:
-        """The app, once that is tried.
+        """Wait for the first attempt to open the app; return the app.
 
         Raises:
-            AppNotLoaded: it could not be opened.
+            AppNotLoaded: the app could not be opened.
         """
         await self._known.wait()
         if self._app is None:

@@ -1,9 +1,9 @@
-"""From the outcome of a deployed app's job to a report: what the handler returned is the output.
+"""Turns the outcome of a deployed app's job into a report: the output is the handler's result.
 
 {"a": 1}                     {"output": {"a": 1}}
-{"error": "no", "a": 1}      {"output": {"a": 1}, "error": "no"}: FAILED, as under the SDK's own loop
+{"error": "no", "a": 1}      {"output": {"a": 1}, "error": "no"}: FAILED, as with the SDK's loop
 {"refresh_worker": true}     {"output": {}, "stopPod": true}
-a failure of ours            {"output": {"success": false, "error_type": ...}, "error": ...}
+another failure              {"output": {"success": false, "error_type": ...}, "error": ...}
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flashpool.frontends.qb.results import Results, of_error
 from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import ResultTooLarge
 
-#: Characters left of texts of a failure that is too large.
+#: Characters that are kept of each text of a failure that is too large.
 _KEPT: Final = 64 * 1024
 _FALSY: Final = (b"null", b"false", b"0", b'""', b"[]", b"{}")
 #: Fields that the client's generated handlers return for an exception, beside `error`.
@@ -34,7 +34,7 @@ class AppResults(Results):
     async def report(
         self, job_id: str, outcome: Outcome, *, streamed: bool, spill_s: float = 60.0
     ) -> JobReport:
-        """The report of a job that ended; writing to the volume may take ``spill_s``."""
+        """Return the report of a finished job; writing to the volume may take ``spill_s``."""
         report = self._whole(outcome)
         body = _encoded(report)
         if len(body) > self._limit and "error" not in report:
@@ -46,9 +46,7 @@ class AppResults(Results):
         return JobReport(job_id=job_id, body=body, streamed=streamed, failed="error" in report)
 
     def refused(self, report: JobReport) -> JobReport:
-        """Return a shorter report for one that the platform calls too large: beginning and end, if
-        that is less.
-        """
+        """Return a shorter report for one that the platform refuses as too large."""
         fields = msgspec.json.decode(report.body, type=_Fields)
         if "error" in fields:
             cut = _encoded(_cut(fields))
@@ -87,7 +85,7 @@ def _success(body: bytes) -> _Fields:
 
 
 def _last_line(traceback: Raw) -> str:
-    """The line that names an exception."""
+    """Return the last line of a traceback, which names the exception."""
     text: Any = msgspec.json.decode(traceback)
     lines = text.strip().splitlines() if isinstance(text, str) else []
     return lines[-1] if lines else "the function raised an exception"
