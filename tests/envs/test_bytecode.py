@@ -211,7 +211,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("key", [None, b"key"])
-def test_a_disk_that_is_full_for_a_moment_leaves_no_cut_bytecode(
+def test_a_disk_that_is_full_for_a_moment_leaves_no_truncated_bytecode(
     key: bytes | None, setup: Any, run: Run, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup.base.index.add("big", "1.0", files={f"m{n}.py": MODULE for n in range(40)})

@@ -8,7 +8,7 @@ from support.live import Live
 
 @pytest.fixture
 def make_live() -> Iterator[Callable[..., Live]]:
-    """Makes supervisors; stops them, whatever the test did to them."""
+    """Create supervisors, and stop them whatever the test did to them."""
     made: list[Live] = []
 
     def make(**config: Any) -> Live:

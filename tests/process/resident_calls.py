@@ -1,4 +1,4 @@
-"""Calls of instances at a live supervisor."""
+"""Helpers to call instances of a live supervisor."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ class Thing:
 
 
 def thing(*methods: str, base: str = THING) -> str:
-    """The class with more methods, each a ``def`` at the left margin."""
+    """Return the class with more methods, each given as a ``def`` at the left margin."""
     lines = "\n".join(methods).splitlines()
     return base + "\n".join("    " + line for line in lines) + "\n"
 
@@ -47,7 +47,7 @@ def begin(
     call: dict[str, Any] | None = None,
     **limits: Any,
 ) -> Started:
-    """A call of a method."""
+    """Start a call of a method."""
     request = {
         "execution_type": "class",
         "class_name": "Thing",
@@ -89,7 +89,7 @@ def instances(live: Live) -> dict[str, Any]:
 
 
 def closing(path: Path, *methods: str) -> str:
-    """The class with methods that write down that they were called."""
+    """Return the class with methods that note their calls in a file."""
     return thing(
         f"def note(self, text):\n    open({str(path)!r}, 'a').write(text + '\\n')",
         "def __del__(self):\n    self.note('del')",

@@ -1,4 +1,4 @@
-"""Jobs in app workers of a real pool: their results, their ends, and what becomes of others."""
+"""Jobs in app workers of a real pool: their outcomes, and what happens to other jobs."""
 
 import asyncio
 import json
@@ -86,7 +86,7 @@ def jobs(live: Live) -> Callable[..., Jobs]:
 
 
 @pytest.mark.parametrize(("name", "concurrency"), [("one", 1), ("many", 3)])
-def test_ends_of_jobs_are_theirs_alone(
+def test_each_job_has_its_own_outcome(
     jobs: Callable[..., Jobs], name: str, concurrency: int
 ) -> None:
     app = jobs(name, concurrency)
@@ -101,7 +101,7 @@ def test_ends_of_jobs_are_theirs_alone(
         outcome = app.run("ends", how=how)
         assert (outcome.error_type, outcome.from_user) == (error_type, True), outcome
         assert "in ends" in (outcome.error or "")
-    # An `Exception` is the handler's to tell of.
+    # The handler reports an `Exception` itself.
     assert app.value("ends", how="stop")["error"]
     for how, words in {
         "set": "the result['a'][1] is of the type set",
@@ -137,7 +137,7 @@ def test_one_job_at_a_time_has_the_main_thread_and_no_loop(jobs: Callable[..., J
     assert app.value("ends", how="main") is True
     assert app.value("ends", how="database") == [1]
     assert app.value("ends", how="run") == "ran"
-    # Coroutines are seen through on the one loop that there is.
+    # Coroutines run to their end on the one loop.
     assert app.value("later", value=5) == 5
     assert app.value("loop") == app.value("loop")
     assert app.value(body=b"[1]")["error"] == "no dictionary: list"
@@ -169,13 +169,15 @@ def test_methods_of_an_instance_keep_its_state(jobs: Callable[..., Jobs]) -> Non
     assert "nothing" in app.value(method="add", nothing=1)["error"]
 
 
-def test_positional_arguments(jobs: Callable[..., Jobs]) -> None:
+def test_positional_arguments_are_passed(jobs: Callable[..., Jobs]) -> None:
     app = jobs("rest")
     assert app.value(args=[1, "b"]) == [1, "b"]
 
 
 @pytest.mark.parametrize(("name", "concurrency"), [("one", 1), ("many", 2)])
-def test_items(jobs: Callable[..., Jobs], name: str, concurrency: int, tmp_path: Path) -> None:
+def test_generators_yield_their_items(
+    jobs: Callable[..., Jobs], name: str, concurrency: int, tmp_path: Path
+) -> None:
     app = jobs(name, concurrency)
     seen: list[Any] = []
     options = JobOptions(
@@ -204,7 +206,7 @@ def test_items(jobs: Callable[..., Jobs], name: str, concurrency: int, tmp_path:
     assert app.end_of(app.start(plain, "items", number=3)).body == b"[]"
 
 
-def test_a_generator_waits_until_its_items_are_taken(jobs: Callable[..., Jobs]) -> None:
+def test_a_generator_waits_until_its_items_are_read(jobs: Callable[..., Jobs]) -> None:
     app = jobs("one")
     seen: list[bytes] = []
     options = JobOptions(
@@ -229,7 +231,7 @@ def test_a_generator_waits_until_its_items_are_taken(jobs: Callable[..., Jobs]) 
     assert job.outcome.result().ok
 
 
-def test_what_jobs_print_is_told_apart(jobs: Callable[..., Jobs]) -> None:
+def test_each_jobs_output_is_captured_separately(jobs: Callable[..., Jobs]) -> None:
     for name, concurrency in (("one", 1), ("many", 3)):
         app = jobs(name, concurrency)
         printed: list[list[bytes]] = []
@@ -245,7 +247,7 @@ def test_what_jobs_print_is_told_apart(jobs: Callable[..., Jobs]) -> None:
             assert b"".join(chunks) == b"job %d\n" % number * 5 + last
 
 
-def test_a_death_ends_the_jobs_inside_and_no_other(
+def test_a_dead_worker_fails_only_the_jobs_it_ran(
     jobs: Callable[..., Jobs], tmp_path: Path
 ) -> None:
     app = jobs("many", 2)
@@ -262,7 +264,7 @@ def test_a_death_ends_the_jobs_inside_and_no_other(
     assert app.deaths() == 1
 
 
-def test_a_job_that_can_be_cancelled_leaves_the_state(
+def test_cancelling_an_awaiting_job_keeps_the_workers_state(
     jobs: Callable[..., Jobs], tmp_path: Path
 ) -> None:
     app = jobs("many", 2)
@@ -275,7 +277,9 @@ def test_a_job_that_can_be_cancelled_leaves_the_state(
     assert app.deaths() == 0
 
 
-def test_one_that_cannot_ends_its_worker(jobs: Callable[..., Jobs], tmp_path: Path) -> None:
+def test_a_job_that_cannot_be_cancelled_ends_its_worker(
+    jobs: Callable[..., Jobs], tmp_path: Path
+) -> None:
     app = jobs("one")
     job = app.begin("blocks", path=str(tmp_path / "begun"), seconds=60)
     app.live.until((tmp_path / "begun").exists)
@@ -286,7 +290,7 @@ def test_one_that_cannot_ends_its_worker(jobs: Callable[..., Jobs], tmp_path: Pa
 
 
 @pytest.mark.parametrize("spares", [True, False])
-def test_others_in_its_worker_are_spared_or_not(
+def test_other_jobs_of_the_worker_may_finish_first_or_are_lost(
     jobs: Callable[..., Jobs], tmp_path: Path, *, spares: bool
 ) -> None:
     app = jobs("many", 2)
@@ -302,7 +306,7 @@ def test_others_in_its_worker_are_spared_or_not(
     assert app.deaths() == 1
 
 
-def test_an_app_that_cannot_be_loaded(live: Live) -> None:
+def test_jobs_of_an_app_that_cannot_be_loaded_fail(live: Live) -> None:
     broken = Jobs(live, "broken")
     live.until(lambda: broken.app.state is AppState.FAILED)
     assert not broken.app.failure_passes
@@ -318,7 +322,7 @@ def end(app: Jobs, job: AppJob, cause: Any, *, spares: bool) -> None:
     app.live.run(do())
 
 
-def test_the_interpreter_of_an_app_may_take_as_long_as_the_app_may(
+def test_an_apps_interpreter_has_the_apps_time_to_start(
     make_live: Callable[..., Live], tmp_path: Path
 ) -> None:
     hangs = str(virtualenv(tmp_path / "env", at_start="while True: pass"))

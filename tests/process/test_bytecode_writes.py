@@ -1,4 +1,4 @@
-"""What imports of calls write on a full disk does not outlive it."""
+"""Truncated bytecode that imports write on a full disk does not remain."""
 
 from importlib.util import cache_from_source
 
@@ -15,8 +15,10 @@ def source(body: str) -> str:
 
 
 @pytest.mark.parametrize("leaving", [0, 4096, 20_000])
-def test_a_disk_that_is_full_for_a_moment_leaves_no_cut_bytecode(make_live, tmp_path, leaving):
-    """Outside of environments: in the server's own interpreter, or beside a user's files."""
+def test_a_disk_that_is_full_for_a_moment_leaves_no_truncated_bytecode(
+    make_live, tmp_path, leaving
+):
+    """This concerns bytecode of the server's own interpreter and of a user's files."""
     with small_disk(tmp_path / "small") as disk:
         module = disk / "large.py"
         module.write_text(CODE)

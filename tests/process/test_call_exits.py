@@ -1,4 +1,4 @@
-"""What Python does when a program exits is done when a call has left, within a bound, or named."""
+"""Python's work at exit is done for each call within a time limit, or the call is warned."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def f(path={0!r}, seconds={1}):
 
 @pytest.fixture
 def gone(live):
-    """Waits until no process of a call is left."""
+    """Wait until no process of a call is left."""
     return lambda: live.until(lambda: live.stats().slots.busy == 0)
 
 
-def test_files_of_module_level_names_are_complete_when_the_answer_is_there(live, tmp_path):
+def test_files_of_module_level_names_are_complete_with_the_answer(live, tmp_path):
     outcome = live.call(FILES.format(str(tmp_path)))
     assert value(outcome) == "written"
     assert outcome.warnings == ()
@@ -71,13 +71,13 @@ def test_files_of_module_level_names_are_complete_when_the_answer_is_there(live,
         "import codecs; global X\n    X = codecs.open({0!r}, 'w', 'utf-8'); X.write('all')",
     ],
 )
-def test_files_are_flushed_wherever_they_are_held(live, tmp_path, holder):
+def test_files_are_flushed_whatever_holds_them(live, tmp_path, holder):
     path = tmp_path / "out"
     live.value(f"def f():\n    {holder.format(str(path))}")
     assert path.read_text() == "all"
 
 
-def test_a_member_of_a_zip_that_is_still_written(live, tmp_path):
+def test_an_open_zip_member_is_closed(live, tmp_path):
     path = tmp_path / "a.zip"
     live.value(
         f"import zipfile, io\nZ = zipfile.ZipFile({str(path)!r}, 'w')\n"
@@ -86,7 +86,7 @@ def test_a_member_of_a_zip_that_is_still_written(live, tmp_path):
     assert zipfile.ZipFile(path).read("m") == b"member"
 
 
-def test_a_database_in_wal_mode_is_folded_in(live, tmp_path):
+def test_a_database_in_wal_mode_is_checkpointed(live, tmp_path):
     path = tmp_path / "a.db"
     live.value(
         f"import sqlite3\nDB = sqlite3.connect({str(path)!r})\n"
@@ -98,7 +98,7 @@ def test_a_database_in_wal_mode_is_folded_in(live, tmp_path):
         assert database.execute("select x from t").fetchall() == [(1,)]
 
 
-def test_finalizers_hooks_and_temporary_files(live, tmp_path):
+def test_finalizers_and_hooks_run_and_temporary_files_are_removed(live, tmp_path):
     outcome = live.call(
         "import atexit, os, tempfile, weakref\n"
         "class D:\n"
@@ -118,7 +118,7 @@ def test_finalizers_hooks_and_temporary_files(live, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hook_that_raises_is_printed_and_fails_nothing(live):
+def test_an_exception_in_a_hook_is_printed_and_fails_nothing(live):
     outcome = live.call(
         "import atexit\ndef bad(): raise ValueError('in a hook')\n"
         "atexit.register(bad)\ndef f(): return 1"
@@ -127,7 +127,7 @@ def test_a_hook_that_raises_is_printed_and_fails_nothing(live):
     assert b"ValueError: in a hook" in outcome.output
 
 
-def test_a_call_that_raised_exits_alike(live, tmp_path):
+def test_a_call_that_raised_exits_the_same_way(live, tmp_path):
     path = tmp_path / "x"
     outcome = live.call(
         f"X = open({str(path)!r}, 'w')\ndef f():\n    X.write('before'); raise ValueError('no')"
@@ -136,7 +136,7 @@ def test_a_call_that_raised_exits_alike(live, tmp_path):
     assert path.read_text() == "before"
 
 
-def test_threads_finish_and_those_that_take_longer_are_named(live, tmp_path, gone):
+def test_threads_may_finish_and_slow_ones_are_named(live, tmp_path, gone):
     path = tmp_path / "jobs"
     outcome = live.call(THREADS.format(str(path), 2.0))
     assert path.read_text() == ""
@@ -153,14 +153,14 @@ def test_threads_finish_and_those_that_take_longer_are_named(live, tmp_path, gon
     assert live.stats().exits.ended == 0
 
 
-def test_short_threads_cost_no_note(make_live, tmp_path):
+def test_short_threads_cause_no_warning(make_live, tmp_path):
     live, path = make_live(exit_answer_s=8.0).ready(), tmp_path / "jobs"
     outcome = live.call(THREADS.format(str(path), 0.02))
     assert (value(outcome), outcome.warnings, outcome.output) == ("submitted", (), b"")
     assert path.read_text().count("job") == 4
 
 
-def test_what_does_not_end_is_ended_logged_and_counted(make_live, tmp_path, caplog):
+def test_an_endless_thread_is_stopped_logged_and_counted(make_live, tmp_path, caplog):
     live = make_live(exit_s=0.6, exit_answer_s=0.1, grace_s=0.3).ready()
     path = tmp_path / "left"
     outcome = live.call(
@@ -181,7 +181,7 @@ def test_what_does_not_end_is_ended_logged_and_counted(make_live, tmp_path, capl
     assert f"Call {number} (f)" in caplog.text
 
 
-def test_a_hook_without_end_is_stopped(make_live):
+def test_an_endless_hook_is_stopped(make_live):
     live = make_live(exit_s=0.4, exit_answer_s=0.1, grace_s=0.2).ready()
     outcome = live.call(
         "import atexit, time, os\natexit.register(time.sleep, 60)\ndef f(): return os.getpid()"
@@ -198,7 +198,7 @@ def test_a_crash_at_exit_keeps_the_result(live):
     assert "signal SIGABRT" in outcome.warnings[0]
 
 
-def test_a_time_limit_does_not_count_the_exit(live):
+def test_the_time_limit_does_not_include_the_exit(live):
     outcome = live.call(
         "import threading, time\ndef f():\n"
         "    threading.Thread(target=time.sleep, args=(0.6,)).start(); return 1",
@@ -207,7 +207,7 @@ def test_a_time_limit_does_not_count_the_exit(live):
     assert value(outcome) == 1
 
 
-def test_a_call_that_waits_for_its_exit_answers_when_it_is_over(live, tmp_path):
+def test_a_call_that_waits_for_its_exit_answers_after_it(live, tmp_path):
     path = tmp_path / "jobs"
     outcome = live.call(THREADS.format(str(path), 0.3), call={"awaits_exit": True})
     assert (value(outcome), outcome.warnings) == ("submitted", ())
@@ -224,7 +224,7 @@ def test_a_drain_counts_calls_in_their_exits(live, tmp_path):
     assert path.read_text().count("job") == 4
 
 
-def test_queue_listeners_have_handled_everything(live, tmp_path):
+def test_queue_listeners_handle_all_records(live, tmp_path):
     path = tmp_path / "log"
     live.value(
         "import logging, logging.handlers, queue\nQ = queue.Queue()\n"
@@ -237,7 +237,7 @@ def test_queue_listeners_have_handled_everything(live, tmp_path):
     assert len(path.read_text().splitlines()) == 20
 
 
-def test_the_output_of_a_no_op_says_nothing_of_an_exit(live):
+def test_a_no_op_has_no_output_about_its_exit(live):
     outcome = live.call("def f(): return None")
     assert (outcome.output, outcome.warnings, outcome.receipt.exit_s) == (b"", (), 0.0)
 
@@ -265,7 +265,7 @@ def test_a_soft_limit_can_be_caught_and_the_hard_one_still_holds(live):
     assert live.value("def f(): return 1", soft_s=5) == 1
 
 
-def test_a_scratch_directory_goes_with_its_call(live, tmp_path):
+def test_a_scratch_directory_is_removed_with_its_call(live, tmp_path):
     code = (
         "import os, tempfile\ndef f(how):\n    open('here', 'w').close(); t = tempfile.mkdtemp()\n"
         "    print(os.getcwd(), flush=True)\n    if how: os.kill(os.getpid(), 9)\n"
@@ -284,13 +284,13 @@ def test_a_scratch_directory_goes_with_its_call(live, tmp_path):
 
 
 @pytest.mark.parametrize("missing", [True, False], ids=["no-root", "no-directory"])
-def test_a_scratch_directory_that_cannot_be_made_is_an_outcome(make_live, tmp_path, missing):
-    """Of a call, and of an instance; what comes after it has one again."""
+def test_a_scratch_directory_that_cannot_be_created_fails_the_call(make_live, tmp_path, missing):
+    """For calls and instances alike; the next call has a scratch directory again."""
     live = make_live(worker_env={**WORKER_ENV, "TMPDIR": str(tmp_path / "tmp")}, slots=1)
     complaints = []
     live.loop.set_exception_handler(lambda _loop, context: complaints.append(context))
     place = tmp_path / "tmp"
-    if not missing:  # there is one for all calls already, and it goes
+    if not missing:  # remove the common parent directory that exists already
         place.mkdir()
         assert live.call("def f(): pass", call={"scratch": True}).ok
         shutil.rmtree(place)
@@ -307,8 +307,8 @@ def test_a_scratch_directory_that_cannot_be_made_is_an_outcome(make_live, tmp_pa
     assert not complaints
 
 
-def test_it_is_as_in_plain_python(live, tmp_path):
-    """The program of the first test, run by the interpreter: the same files."""
+def test_the_files_are_the_same_as_in_plain_python(live, tmp_path):
+    """Run the program of the first test in the interpreter; it writes the same files."""
     (tmp_path / "plain").mkdir()
     code = FILES.format(str(tmp_path / "plain")) + "f()"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -316,7 +316,7 @@ def test_it_is_as_in_plain_python(live, tmp_path):
     live.value(FILES.format(str(tmp_path / "call")))
     for name in ("a.txt", "a.gz"):
         one, other = ((tmp_path / where / name).read_bytes() for where in ("plain", "call"))
-        # But for the time in a gzip's header.
+        # Except for the time in a gzip header.
         assert one[:4] + one[8:] == other[:4] + other[8:]
 
 
@@ -350,14 +350,14 @@ def test_a_pool_that_closes_waits_for_the_exits_of_its_calls(tmp_path):
     assert [path.read_text() for path in paths] == ["done"] * 4
 
 
-def test_a_generator_exits_alike(tmp_path):
+def test_a_generator_exits_the_same_way(tmp_path):
     path = tmp_path / "items"
     with Pool(1) as pool:
         assert list(pool.submit(_items, path).result()) == [0, 1, 2]
     assert path.read_text() == "0\n1\n2\n"
 
 
-def test_a_soft_timeout_of_a_pool_is_raised_as_itself():
+def test_a_soft_timeout_is_raised_with_its_own_class():
     with Pool(1) as pool, pytest.raises(SoftTimeout, match=r"soft limit of 0\.2 s"):
         pool.options(soft_timeout=0.2, timeout=20).submit(time.sleep, 30).result()
 
@@ -372,8 +372,8 @@ def test_hooks_that_preloaded_modules_registered_run_in_each_call(make_live, tmp
     assert live.call(code, "b").output == b"hook b\n"
 
 
-def test_a_call_that_leaves_nothing_is_not_looked_at_closely(live):
-    """A look would find what it looks with gone, and have an exit done that fails of that."""
+def test_a_call_that_leaves_nothing_skips_the_exit(live):
+    """The call removes a function that the close check uses, so a check would show in the figures."""
     needs = "sys.modules['_flashpool.running.exit_needs']"
     code = f"def f():\n    import sys\n    {needs}.get_objects = None\n"
     assert live.call(code).ok

@@ -1,4 +1,4 @@
-"""A call whose processes nest a thousand deep: it ends alone, and nothing of it is left."""
+"""A call whose processes nest a thousand deep: it fails alone, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from support.live import alive, value
 
 DEPTH = 1100
-#: A script that starts itself and waits for it; the last one says that all are there.
+#: A script that starts itself as a child and waits; the last child reports that all are running.
 SCRIPT = """
 if [ "$1" -gt 0 ]; then
     sh "$0" $(($1 - 1)) "$2"
@@ -31,7 +31,7 @@ SLOW = "import time\ndef f():\n    time.sleep(11)\n    return 'mine'"
 
 
 def in_session(pid: int) -> list[int]:
-    """A worker and all that it forked: each worker begins a session."""
+    """A worker and its descendants, found by their session: each worker starts its own."""
     found = []
     for one in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -43,7 +43,7 @@ def in_session(pid: int) -> list[int]:
 
 
 def nest(live, tmp_path, **limits):
-    """Begin such a call; its worker's pid, once the whole tree is there."""
+    """Start such a call; return its worker's pid once the whole tree runs."""
     marker = tmp_path / "marker"
     script = tmp_path / "nest.sh"
     script.write_text(SCRIPT)
@@ -55,8 +55,8 @@ def nest(live, tmp_path, **limits):
     return call, pid
 
 
-@pytest.mark.slow  # its limit has to leave time for a thousand processes to begin
-def test_a_deep_tree_ends_at_its_limit_and_its_neighbours_go_on(make_live, tmp_path):
+@pytest.mark.slow  # the limit has to leave time to start a thousand processes
+def test_a_deep_tree_is_killed_at_its_limit_and_other_calls_continue(make_live, tmp_path):
     live = make_live(slots=3).ready()
     neighbour = live.start(SLOW, memory_mb=512)
     deep, pid = nest(live, tmp_path, run_s=10, memory_mb=4096)
@@ -68,7 +68,7 @@ def test_a_deep_tree_ends_at_its_limit_and_its_neighbours_go_on(make_live, tmp_p
     assert live.value("def f(): return 'fine'") == "fine"
 
 
-def test_a_deep_tree_goes_with_its_zygote(make_live, tmp_path):
+def test_a_deep_tree_is_killed_with_its_zygote(make_live, tmp_path):
     live = make_live(slots=2).ready()
     _, pid = nest(live, tmp_path)
     zygote = live.zygote().pid
@@ -78,7 +78,7 @@ def test_a_deep_tree_goes_with_its_zygote(make_live, tmp_path):
     assert live.value("def f(): return 'fine'") == "fine"
 
 
-#: Nests directories in the call's own one, and leaves a file beside it that is no call's.
+#: Nests directories in the call's own directory, and leaves a foreign file beside it.
 NEST_DIRECTORIES = """
 import os, subprocess, sys
 def f(scratch):
@@ -95,7 +95,7 @@ def f(scratch):
 
 
 @pytest.mark.parametrize("scratch", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_deep_directories_go_with_their_call_and_its_neighbours_go_on(make_live, scratch):
+def test_deep_directories_are_removed_and_other_calls_continue(make_live, scratch):
     live = make_live().ready()
     zygote = live.zygote().pid
     own = live.value(NEST_DIRECTORIES, scratch, call={"scratch": scratch})

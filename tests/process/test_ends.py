@@ -1,4 +1,4 @@
-"""Every end a call can come to: its own clear outcome, and the next call works."""
+"""Every way in which a call can finish has a clear outcome, and the next call works."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NEXT = "def f(): return 'fine'"
 
 
 def fine(live) -> None:
-    """The pool is as good as new: a call works, and no slot is lost."""
+    """Check that the pool still works: a call succeeds, and no slot is lost."""
     assert live.value(NEXT) == "fine"
     live.until(lambda: live.stats().slots.busy == 0)
 
@@ -32,7 +32,7 @@ def fine(live) -> None:
         ("import ctypes; ctypes.CDLL(None).exit(3)", {"exit_code": 3}),
     ],
 )
-def test_a_death_is_told_with_its_cause(live, dies, details):
+def test_a_death_is_reported_with_its_cause(live, dies, details):
     outcome = live.call(f"import os\ndef f():\n    print('last words'); {dies}")
     assert outcome.error_type == "WorkerCrashed"
     assert not outcome.from_user
@@ -63,28 +63,28 @@ def test_a_native_crash_shows_where_python_was(live):
         ("import no_such_module", "ModuleNotFoundError"),
     ],
 )
-def test_whatever_user_code_raises_is_a_result(live, raises, error_type):
+def test_whatever_user_code_raises_is_reported(live, raises, error_type):
     outcome = live.call(f"def f():\n    {raises}")
     assert outcome.error_type == error_type
     assert outcome.from_user
     fine(live)
 
 
-def test_an_unpicklable_result_says_so(live):
+def test_an_unpicklable_result_is_an_error(live):
     outcome = live.call("def f():\n    import threading; return threading.Lock()")
     assert outcome.error_type == "ResultNotSerializable"
     assert "lock" in outcome.error
     fine(live)
 
 
-def test_a_result_beyond_the_limit_says_both_sizes(live):
+def test_the_error_for_an_oversized_result_has_both_sizes(live):
     outcome = live.call("def f(): return b'x' * 3000", result_bytes=1000)
     assert outcome.error_type == "ResultTooLarge"
     assert outcome.details["limit"] == 1000
     assert 4000 < outcome.details["size"] < 5000, "of the 3000 bytes in base64"
 
 
-def test_a_result_beyond_the_limit_names_the_setting(live):
+def test_the_error_for_an_oversized_result_names_the_setting(live):
     code = "def f(): return b'x' * 3000"
     limits = {"result_bytes": 1000, "result_setting": "FLASHPOOL_X_MB"}
     assert live.call(code, **limits).error.endswith(" FLASHPOOL_X_MB sets the limit.")
@@ -104,7 +104,7 @@ def test_a_result_beyond_the_limit_names_the_setting(live):
     ],
     ids=["busy", "ignores-term", "blocks-all", "regex", "holds-the-gil", "stopped"],
 )
-def test_a_time_limit_ends_what_does_not_end(live, loops):
+def test_a_time_limit_ends_endless_calls(live, loops):
     began = time.monotonic()
     started = live.start(f"def f():\n    {loops}", run_s=0.2)
     outcome = started.wait()
@@ -119,7 +119,7 @@ def test_a_time_limit_shows_where_the_call_was(live):
     assert 'File "flash:f", line 3 in f' in outcome.error or "line 2 in f" in outcome.error
 
 
-def test_little_room_for_output_is_for_the_users_stack(make_live):
+def test_with_a_small_output_limit_the_users_stack_takes_precedence(make_live):
     live = make_live(slots=1, output_limit=1024).ready()
     outcome = live.call("def f():\n    print('x' * 1500)\n    while True:\n        pass", run_s=1.0)
     assert outcome.error.endswith("in f")
@@ -127,7 +127,7 @@ def test_little_room_for_output_is_for_the_users_stack(make_live):
     assert b"in f\n" in outcome.output
 
 
-def test_waiting_has_a_limit_of_its_own(make_live):
+def test_waiting_in_the_queue_has_a_limit_of_its_own(make_live):
     live = make_live(slots=1).ready()
     blocker = live.start("def f():\n    import time; time.sleep(60)")
     outcome = live.call(NEXT, queue_s=0.1)
@@ -138,7 +138,7 @@ def test_waiting_has_a_limit_of_its_own(make_live):
     fine(live)
 
 
-def test_limits_have_defaults_that_a_call_may_change(make_live):
+def test_a_call_may_change_default_limits(make_live):
     live = make_live(slots=1, call_timeout_s=0.2, queue_timeout_s=0.1, memory_mb=100).ready()
     sleeps = "def f():\n    import time; time.sleep(2)"
     assert live.call(sleeps, queue_s=30).details["limit_s"] == 0.2
@@ -152,7 +152,7 @@ def test_limits_have_defaults_that_a_call_may_change(make_live):
     assert live.call(stays, run_s=30, queue_s=30).details["limit_mb"] == 100
 
 
-def test_memory_beyond_the_limit_is_told_with_evidence(live):
+def test_exceeding_the_memory_limit_is_reported_with_evidence(live):
     outcome = live.call(
         "def f():\n    import time; block = bytearray(400 << 20); time.sleep(30)", memory_mb=100
     )
@@ -200,17 +200,17 @@ def f():
     assert "channel" in outcome.error
 
 
-def test_a_result_that_is_here_counts_though_this_process_was_held_up(live):
+def test_a_result_that_arrived_counts_although_the_loop_was_blocked(live):
     started = live.start("def f():\n    import time; time.sleep(0.1); return 1", run_s=0.3)
     worker, began = started.pid, time.monotonic()
-    # Its result is sent when it leaves; meanwhile the loop does not run, as in a paused container.
+    # The worker sends its result at its exit while the loop is blocked, as in a paused container.
     while alive(worker) or time.monotonic() < began + 0.5:
         assert time.monotonic() < began + 20, "it does not leave by itself"
         time.sleep(0.01)
     assert started.wait().ok
 
 
-def test_cancelling_tells_the_caller_at_once_and_ends_the_tree(live):
+def test_cancelling_answers_at_once_and_ends_the_process_tree(live):
     code = """
 def f():
     import subprocess, time
@@ -231,7 +231,7 @@ def f():
     fine(live)
 
 
-def test_what_a_call_left_may_print_a_lot_while_it_ends(make_live, tmp_path):
+def test_processes_left_by_a_call_may_print_a_lot_while_they_end(make_live, tmp_path):
     live = make_live(grace_s=20.0)
     leaves = f"""
 import os, signal, sys, time
@@ -250,13 +250,13 @@ def f():
     return "left it"
 """
     assert live.value(leaves) == "left it"
-    # More than a pipe holds, in less than the grace: somebody reads it.
+    # The output exceeds a pipe's capacity within the grace, so it must be read.
     live.until(lambda: live.stats().slots.busy == 0, 10)
     live.until(lambda: live.zygote().workers == live.zygote().spares, 10)
     assert (tmp_path / "done").exists()
 
 
-def test_cancelling_what_waits_never_starts_it(make_live):
+def test_a_call_cancelled_in_the_queue_never_starts(make_live):
     live = make_live(slots=1).ready()
     blocker = live.start("def f():\n    import time; time.sleep(60)")
     assert blocker.pid
@@ -274,14 +274,14 @@ def test_a_user_fork_that_returns_answers_once(live):
     assert live.stats().outcomes == {"ok": 2}
 
 
-def test_a_malformed_request_is_the_callers_error(live):
+def test_a_malformed_request_is_an_invalid_request(live):
     outcome = live.call(NEXT, name="g")
     assert outcome.error_type == "InvalidRequest"
     assert "g" in outcome.error
     assert "f" in outcome.error
 
 
-def test_generators_over_a_stream_come_one_by_one_within_the_window(live):
+def test_streamed_items_arrive_one_by_one_within_the_window(live):
     code = "def f():\n    for i in range(100):\n        print(i, flush=True)\n        yield i"
     started = live.start(code, call={"stream": True})
     live.until(lambda: len(started.sink.items) == 16)
@@ -293,12 +293,12 @@ def test_generators_over_a_stream_come_one_by_one_within_the_window(live):
     assert len(started.sink.items) == 100
 
 
-def test_generators_without_a_stream_come_as_a_list(live):
+def test_without_a_stream_a_generator_becomes_a_list(live):
     assert live.value("def f():\n    yield from range(3)") == [0, 1, 2]
     assert live.value("async def f():\n    for i in range(3):\n        yield i") == [0, 1, 2]
 
 
-def test_a_receipt_says_what_a_call_cost(live):
+def test_a_receipt_has_the_times_and_memory_of_a_call(live):
     outcome = live.call("def f():\n    import time; time.sleep(0.05)")
     receipt = outcome.receipt
     assert 0.05 <= receipt.run_s <= receipt.total_s
@@ -340,7 +340,7 @@ def test_an_exception_is_reported_from_a_damaged_interpreter(live, damage):
     fine(live)
 
 
-def test_what_broken_builtins_raise_in_user_code_is_described(live):
+def test_exceptions_caused_by_broken_builtins_are_described(live):
     code = "import builtins\ndef f():\n    builtins.len = None\n    return len([])"
     outcome = live.call(code)
     assert outcome.error_type == "TypeError"
@@ -349,7 +349,7 @@ def test_what_broken_builtins_raise_in_user_code_is_described(live):
     assert "_child" not in outcome.error
 
 
-def test_a_worker_that_cannot_report_says_why(live):
+def test_a_worker_that_cannot_send_its_result_says_why(live):
     code = """
 import sys
 def f():
@@ -367,7 +367,7 @@ def f():
 
 
 @pytest.mark.parametrize("env", [{"A": "\ud800"}, {"A=B": "1"}, {"A": "x\0y"}])
-def test_variables_that_cannot_be_set_are_the_callers_error(live, env):
+def test_invalid_environment_variables_are_an_invalid_request(live, env):
     outcome = live.call(NEXT, call={"env": env})
     assert outcome.error_type == "InvalidRequest", outcome
     assert "env" in outcome.error

@@ -1,4 +1,4 @@
-"""Environments in the pool: other interpreters, how many, when they go, what they preload."""
+"""Environments in the pool: other interpreters, their number, eviction and preloading."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VERSION = "def f():\n    import thing\n    return thing.version"
 
 @pytest.fixture
 def interpreter(tmp_path):
-    """Makes virtualenvs of this Python, each with its own version of ``thing``."""
+    """Create virtualenvs of this Python, each with its own version of ``thing``."""
 
     def make(name: str, text: str = "", at_start: str = "") -> str:
         thing = text or f"version = {name!r}\n"
@@ -41,8 +41,8 @@ def test_each_call_runs_in_its_own_environment(live, interpreter):
     assert live.call(VERSION).error_type == "ModuleNotFoundError"
 
 
-def test_one_that_was_made_again_elsewhere_is_used_there(live, interpreter):
-    """Its volume went, say. What runs in it goes on, and it leaves when nothing does."""
+def test_an_environment_rebuilt_in_another_place_is_used_there(live, interpreter):
+    """For example after its volume was lost; calls in the old copy finish, then its zygote exits."""
     gone: list[str] = []
     live.supervisor.environments.on_unused = gone.append
     found = interpreter("found")
@@ -69,7 +69,7 @@ def test_programs_of_an_environment_are_found_first(live, interpreter):
     assert found.endswith("/one/bin/python")
 
 
-def test_an_environment_nobody_added_is_told(live):
+def test_an_unknown_environment_is_an_error(live):
     outcome = live.call(VERSION, call=of("never"))
     assert outcome.error_type == "EnvironmentStartFailed"
     assert "not known" in outcome.error
@@ -77,18 +77,18 @@ def test_an_environment_nobody_added_is_told(live):
     assert (receipt.environment, receipt.attempts, receipt.pid) == ("never", 0, None)
 
 
-def test_more_environments_than_may_be_up_take_turns(make_live, interpreter):
+def test_environments_beyond_the_limit_take_turns(make_live, interpreter):
     live = make_live(max_environments=1).ready()
     pythons = {name: interpreter(name) for name in ("one", "two", "three")}
     for name in ("one", "two", "three") * 3:
-        # What made room for another one is forgotten.
+        # An environment that was evicted is forgotten.
         live.supervisor.environments.add(name, pythons[name])
         assert live.value(VERSION, call=of(name)) == name
         up = {z.environment for z in live.stats().zygotes if z.state == "ready"}
         assert len(up - {"base"}) <= 1
 
 
-def test_without_calls_it_goes_and_is_told_so_once(make_live, interpreter):
+def test_an_idle_environment_is_retired_and_reported_once(make_live, interpreter):
     live = make_live(environment_idle_s=0.3).ready()
     gone: list[str] = []
     live.supervisor.environments.on_unused = gone.append
@@ -103,7 +103,7 @@ def test_without_calls_it_goes_and_is_told_so_once(make_live, interpreter):
     assert live.value(VERSION, call=of("one")) == "one"
 
 
-def test_an_environment_that_no_call_was_submitted_for_is_given_back(live, interpreter):
+def test_an_environment_without_any_call_is_reported_unused(live, interpreter):
     gone: list[str] = []
     live.supervisor.environments.on_unused = gone.append
     live.supervisor.environments.add("one", interpreter("one"))
@@ -124,7 +124,7 @@ def test_a_running_call_keeps_its_environment(make_live, interpreter):
     live.until(lambda: gone == ["one"])
 
 
-def test_what_calls_imported_is_told_and_preloaded_next_time(live, interpreter):
+def test_imports_of_calls_are_reported_and_preloaded_next_time(live, interpreter):
     learned: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
     live.supervisor.environments.on_learned = lambda *told: learned.append(told)
     named = {"imports": frozenset(("thing", "json"))}
@@ -149,13 +149,13 @@ def test_what_calls_imported_is_told_and_preloaded_next_time(live, interpreter):
         "import threading as t; t.Thread(target=t.Event().wait, daemon=True).start()",
     ],
 )
-def test_what_cannot_be_preloaded_this_time_fails_no_call(live, interpreter, text):
+def test_a_preload_that_fails_this_time_fails_no_call(live, interpreter, text):
     live.supervisor.environments.add("one", interpreter("one", text), ["thing"], ["thing"])
     named = {"imports": frozenset(("thing",))}
     assert live.value("def f(): return 5", call={**of("one"), **named}) == 5
 
 
-def test_a_wait_for_the_interpreter_counts_as_start(live, interpreter):
+def test_a_wait_for_the_interpreter_counts_as_start_time(live, interpreter):
     slow = interpreter("one", at_start="import time; time.sleep(1)")
     live.supervisor.environments.add("one", slow)
     first = live.call(VERSION, call=of("one")).receipt
@@ -164,7 +164,7 @@ def test_a_wait_for_the_interpreter_counts_as_start(live, interpreter):
 
 
 def test_any_number_of_modules_is_preloaded(live, interpreter):
-    """More names than one message may hold: a large library has thousands of modules."""
+    """A large library has thousands of modules, more than fit into one message."""
     many = "import sys, types\nversion = 'one'\n"
     many += "names = [f'thing.{i:04d}_{\"x\" * 60}' for i in range(3000)]\n"
     many += "sys.modules.update({name: types.ModuleType(name) for name in names})\n"

@@ -1,4 +1,4 @@
-"""What user code writes to its channel: it costs the call that did it, and nobody a descriptor."""
+"""Frames that user code forges on its channel fail that call only, and leak no descriptor."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from support.live import Live
 
 Make = Callable[..., Live]
 
-#: Sends frames of its own making, in one piece, with descriptors beside them.
+#: Sends forged frames, in one piece, with descriptors attached.
 FORGE = """
 import os, signal, socket, struct
 
@@ -40,7 +40,7 @@ TOLD = FAILED + b'{"error_type": "E", "error": "e"}'
 """
 
 
-#: The frame itself is to be its end, not a death that comes with it.
+#: Keeps the worker alive, so that the frame fails the call and not the worker's death.
 STAY = "import time; time.sleep(60)"
 
 
@@ -61,7 +61,7 @@ def open_files() -> int:
     ],
     ids=["then-garbage", "no-result", "failure", "unknown", "loaded", "items", "unclaimed"],
 )
-def test_descriptors_that_nobody_asked_for_are_closed(live: Live, forged: str) -> None:
+def test_unexpected_descriptors_are_closed(live: Live, forged: str) -> None:
     live.until(lambda: live.zygote().spares == 2)
     before = open_files()
     outcome = live.call(f"{FORGE}\ndef f():\n    {forged}\n    return 1", run_s=25)
@@ -70,7 +70,7 @@ def test_descriptors_that_nobody_asked_for_are_closed(live: Live, forged: str) -
     live.until(lambda: open_files() <= before)
 
 
-def test_a_result_counts_whatever_follows_it(live: Live) -> None:
+def test_a_result_counts_even_if_garbage_follows(live: Live) -> None:
     outcome = live.call(
         f"{FORGE}\ndef f():\n    send(frame(RESULT, ENDED, b'1') + bytes(50))\n    os._exit(0)"
     )
@@ -79,14 +79,14 @@ def test_a_result_counts_whatever_follows_it(live: Live) -> None:
 
 
 @pytest.mark.parametrize("more", ["[1, 2]", "5", "[{}]", '["os", 5]'])
-def test_modules_that_are_none_end_the_call(live: Live, more: str) -> None:
+def test_malformed_modules_fail_the_call(live: Live, more: str) -> None:
     told = f"ENDED + b'{{\"modules\": {more}}}'"
     outcome = live.call(f"{FORGE}\ndef f():\n    send(frame(RESULT, {told}))\n    {STAY}")
     assert outcome.error_type == "WorkerCrashed"
     assert "channel" in outcome.error
 
 
-def test_modules_that_are_none_end_the_call_of_an_instance(live: Live) -> None:
+def test_malformed_modules_fail_the_call_of_an_instance(live: Live) -> None:
     code = FORGE + thing(
         """
 def forge(self, number):
@@ -95,7 +95,7 @@ def forge(self, number):
     import time; time.sleep(60)
 """
     )
-    # The number of a call is the next after that of its load.
+    # The number of a call follows that of its load.
     assert run(live, "a", "pid", code=code).ok
     number = begin(live, "b", "pid").id
     outcome = run(live, "a", "forge", number + 2, code=code)
@@ -103,7 +103,7 @@ def forge(self, number):
     assert "channel" in outcome.error
 
 
-def test_details_that_are_none_end_the_call(live: Live) -> None:
+def test_malformed_details_fail_the_call(live: Live) -> None:
     told = 'FAILED + b\'{"error_type": "E", "error": "e", "details": 5}\''
     outcome = live.call(f"{FORGE}\ndef f():\n    send(frame(RESULT, {told}))\n    {STAY}")
     assert outcome.error_type == "WorkerCrashed"
@@ -114,7 +114,7 @@ def fail_with(told: str) -> str:
     return f"{FORGE}\ndef f():\n    send(frame(RESULT, FAILED + {told}))\n    {STAY}"
 
 
-def test_errors_of_types_that_nobody_knows_are_counted_as_one(live: Live) -> None:
+def test_unknown_error_types_are_counted_together(live: Live) -> None:
     for name in ("One", "Two" * 10_000, ""):
         told = f'b\'{{"error_type": "{name}", "error": "e"}}\''
         assert live.call(fail_with(told)).error_type == name
@@ -133,7 +133,7 @@ def test_errors_of_types_that_nobody_knows_are_counted_as_one(live: Live) -> Non
     ],
     ids=["type", "error", "raw", "nested"],
 )
-def test_what_cannot_be_told_again_ends_the_call(live: Live, told: str) -> None:
+def test_fields_that_cannot_be_encoded_again_fail_the_call(live: Live, told: str) -> None:
     outcome = live.call(fail_with(told), run_s=25)
     assert outcome.error_type == "WorkerCrashed"
     assert "channel" in outcome.error
@@ -158,7 +158,7 @@ CLAIMS = "WorkerCrashed", "Overloaded", "Timeout"
 
 
 def answer_of(outcome: Outcome) -> dict[str, Any]:
-    """What a client gets, by a reader that takes JSON at its word."""
+    """Return what a client gets, parsed by a strict JSON reader."""
     answer = responses.of_outcome(outcome, None)
     assert answer.status == 200
     fields: dict[str, Any] = msgspec.json.decode(answer.body)
@@ -166,7 +166,7 @@ def answer_of(outcome: Outcome) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seconds", NOT_NUMBERS.values(), ids=NOT_NUMBERS)
-def test_a_time_that_is_no_number_ends_the_call(live: Live, seconds: str) -> None:
+def test_a_time_that_is_not_a_number_fails_the_call(live: Live, seconds: str) -> None:
     told = f"frame(RESULT, ended(run_s={seconds}), b'gAVOLg==')"
     outcome = live.call(f"{FORGE}\ndef f():\n    send({told})\n    {STAY}")
     assert answer_of(outcome)["error_type"] == "WorkerCrashed"
@@ -174,7 +174,7 @@ def test_a_time_that_is_no_number_ends_the_call(live: Live, seconds: str) -> Non
 
 
 @pytest.mark.parametrize("seconds", ["-5.0", "1e300"])
-def test_a_time_that_cannot_be_is_measured_instead(live: Live, seconds: str) -> None:
+def test_an_impossible_time_is_replaced_by_a_measured_one(live: Live, seconds: str) -> None:
     told = f"frame(RESULT, ended(run_s={seconds}, rss_kb=2**64 - 1), b'gAVOLg==')"
     outcome = live.call(f"{FORGE}\ndef f():\n    send({told})\n    {STAY}")
     spent = answer_of(outcome)["receipt"]["seconds"]
@@ -184,7 +184,7 @@ def test_a_time_that_cannot_be_is_measured_instead(live: Live, seconds: str) -> 
 
 @pytest.mark.parametrize("claim", CLAIMS)
 @pytest.mark.parametrize("value", DETAILS.values(), ids=DETAILS)
-def test_details_that_are_no_json_end_the_call(live: Live, claim: str, value: str) -> None:
+def test_details_that_are_not_strict_json_fail_the_call(live: Live, claim: str, value: str) -> None:
     details = f'{{"limit_s": {value}, "retry_after_s": {value}, "more": [{value}]}}'
     told = f'{{"error_type": "{claim}", "error": "e", "details": {details}}}'
     outcome = live.call(fail_with(f"b'{told}'"), run_s=25)
@@ -193,20 +193,20 @@ def test_details_that_are_no_json_end_the_call(live: Live, claim: str, value: st
 
 
 @pytest.mark.parametrize("value", ["5", '"yes"', "[]", "null"])
-def test_who_raised_it_is_yes_or_no(live: Live, value: str) -> None:
+def test_the_user_flag_of_an_error_has_to_be_a_boolean(live: Live, value: str) -> None:
     outcome = live.call(fail_with(f'b\'{{"error_type": "E", "error": "e", "user": {value}}}\''))
     assert outcome.error_type == "WorkerCrashed"
     assert "channel" in outcome.error
 
 
 @pytest.mark.parametrize("form", [0, 1, 2], ids=wire.FORMS)
-def test_a_body_that_is_not_of_its_form_is_an_error(live: Live, form: int) -> None:
+def test_a_body_that_does_not_match_its_form_is_an_error(live: Live, form: int) -> None:
     told = f"frame(RESULT, ended(form={form}), b'abc,NaN')"
     outcome = live.call(f"{FORGE}\ndef f():\n    send({told})\n    {STAY}")
     assert answer_of(outcome)["error_type"] == "WorkerCrashed"
 
 
-def test_a_stream_that_has_a_result_as_well_is_an_error(live: Live) -> None:
+def test_a_stream_with_a_result_is_an_error(live: Live) -> None:
     told = "frame(RESULT, ended(form=2), b'AAAA')"
     outcome = live.call(f"{FORGE}\ndef f():\n    send({told})\n    {STAY}")
     assert answer_of(outcome)["error_type"] == "WorkerCrashed"
@@ -221,7 +221,7 @@ EXITS = {
 
 
 @pytest.mark.parametrize("stage", EXITS.values(), ids=EXITS)
-def test_an_exit_that_is_none_ends_the_call(live: Live, stage: str) -> None:
+def test_a_malformed_exit_message_fails_the_call(live: Live, stage: str) -> None:
     exiting = """ended(more=b'{"exiting": true}')"""
     outcome = live.call(
         f"{FORGE}\ndef f():\n    send(frame(RESULT, {exiting}, b'gAVOLg=='))\n"
@@ -230,7 +230,7 @@ def test_an_exit_that_is_none_ends_the_call(live: Live, stage: str) -> None:
     assert answer_of(outcome)["error_type"] == "WorkerCrashed"
 
 
-def test_what_an_exit_waits_for_is_told_in_few_words(live: Live) -> None:
+def test_the_warning_about_a_slow_exit_is_bounded(live: Live) -> None:
     exiting = """ended(more=b'{"exiting": true}')"""
     outcome = live.call(
         f"{FORGE}\ndef f():\n    send(frame(RESULT, {exiting}, b'gAVOLg=='))\n"
@@ -240,7 +240,7 @@ def test_what_an_exit_waits_for_is_told_in_few_words(live: Live) -> None:
     assert len(outcome.warnings[-1]) < 5000
 
 
-def test_forged_numbers_of_an_instance_end_its_calls(live: Live) -> None:
+def test_forged_call_numbers_of_an_instance_fail_its_calls(live: Live) -> None:
     code = FORGE + thing(
         """
 def forge(self, number):
@@ -254,7 +254,7 @@ def forge(self, number):
     assert answer_of(outcome)["error_type"] == "WorkerCrashed"
 
 
-#: More items than anybody has asked for; the first may all arrive at once.
+#: More items than credit allows; the first ones may all arrive at once.
 FLOOD = """
     for _ in range(20_000):
         send(frame(ITEM, {meta}, b'1'))
@@ -263,14 +263,14 @@ FLOOD = """
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_items_that_nobody_asked_for_end_the_call(live: Live, stream: bool) -> None:
+def test_items_beyond_the_credit_fail_the_call(live: Live, stream: bool) -> None:
     flood = FLOOD.format(meta="b''")
     started = live.start(f"{FORGE}\ndef f():{flood}", call={"stream": stream}, run_s=25)
     check_flooded(started.wait(), started.sink.items, stream)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_items_that_nobody_asked_for_end_the_instance(live: Live, stream: bool) -> None:
+def test_items_beyond_the_credit_end_the_instance(live: Live, stream: bool) -> None:
     flood = FLOOD.format(meta='struct.pack("<Q", number)')
     code = FORGE + thing(f"def forge(self, number):{flood}")
     assert run(live, "a", "pid", code=code).ok
@@ -285,7 +285,7 @@ def check_flooded(outcome: Any, items: list[bytes], stream: bool) -> None:
     assert len(items) == (wire.WINDOW if stream else 0)
 
 
-def test_a_child_that_fills_the_channel_of_a_dead_worker_holds_up_nobody(
+def test_a_child_that_fills_a_dead_workers_channel_blocks_nothing(
     make_live: Callable[..., Live],
 ) -> None:
     live = make_live(grace_s=50.0).ready()
@@ -302,6 +302,6 @@ def test_a_child_that_fills_the_channel_of_a_dead_worker_holds_up_nobody(
     os._exit(3)
 """
     )
-    # Long before the grace is over.
+    # The outcome arrives long before the grace is over.
     assert started.wait().error_type == "WorkerCrashed"
     assert live.call("def f(): return 1").ok

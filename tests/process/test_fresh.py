@@ -1,4 +1,4 @@
-"""A call in a fork of a preloaded process finds a fresh process: real zygotes, real imports."""
+"""Calls forked from a preloaded process find a fresh one: real zygotes, real imports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from support.live import WORKER_ENV, Live, value
 
-#: A body that makes an import worth a zygote.
+#: A module body that takes long enough to be worth preloading.
 HEAVY = "PAYLOAD = list(range(1000))\n"
 
 
@@ -27,11 +27,11 @@ class Fresh:
         (self.folder / f"{name}.py").write_text(HEAVY + textwrap.dedent(source))
 
     def settled(self) -> None:
-        """Until no zygote is on its way."""
+        """Wait until no zygote is starting."""
         self.live.until(lambda: all(z.state == "ready" for z in self.live.stats().zygotes))
 
     def outcomes(self, code: str, calls: int = 4, **options):
-        """Of a first call, and of later ones, when it is decided what is preloaded for them."""
+        """Outcomes of a first call, and of later calls after the preloading is decided."""
         found = [self.live.call(code, **options)]
         self.settled()
         found += [self.live.call(code, **options) for _ in range(calls - 1)]
@@ -41,7 +41,7 @@ class Fresh:
         return [value(outcome) for outcome in self.outcomes(code, calls, **options)]
 
     def reason(self, name: str) -> str:
-        """Why it is not preloaded."""
+        """Return why the module is not preloaded."""
         return next(z.skipped[name] for z in self.live.stats().zygotes if name in z.skipped)
 
 
@@ -54,7 +54,7 @@ def source(body: str) -> str:
     return "def f():\n" + textwrap.indent(textwrap.dedent(body), "    ")
 
 
-# -- What forks would share, or lose -------------------------------------------------------
+# -- State that forks would share or lose --------------------------------------------------
 
 CONNECTING = """
     import socket
@@ -125,20 +125,20 @@ SHARED = {
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_what_an_import_leaves_behind_keeps_its_module_from_being_preloaded(fresh, name):
+def test_a_module_whose_import_leaves_state_behind_is_not_preloaded(fresh, name):
     body, words = SHARED[name]
     fresh.module("culprit", body)
     fresh.module("innocent", "")
     outcomes = fresh.outcomes(source("import culprit; return len(culprit.PAYLOAD)"))
     assert [outcome.error for outcome in outcomes] == [None] * 4
     assert len({outcome.output for outcome in outcomes}) == 1, "each call prints the same"
-    if "numpy" not in body:  # which is preloaded by itself
+    if "numpy" not in body:  # numpy is preloaded in any case
         assert not any(outcome.receipt.preloaded for outcome in outcomes)
     assert words in fresh.reason("culprit")
     assert fresh.outcomes(source("import innocent; return 1"))[-1].receipt.preloaded
 
 
-#: As polars has it: a function of its module of C starts a thread, once, when it is imported.
+#: Like polars: a function of an extension module starts a thread once, at import.
 RUNTIME = """
     import os, threading
     CALLS = []
@@ -173,7 +173,7 @@ def test_threads_that_one_known_function_starts_are_started_in_each_call(fresh):
     assert outcomes[-1].receipt.preloaded
 
 
-def test_bytecode_that_an_import_leaves_keeps_nothing_from_being_preloaded(make_live, tmp_path):
+def test_writing_bytecode_does_not_prevent_preloading(make_live, tmp_path):
     (tmp_path / "package.py").write_text(HEAVY + "import part")
     (tmp_path / "part.py").write_text("")
     fresh = Fresh(make_live, tmp_path, preload=("package",))
@@ -182,13 +182,13 @@ def test_bytecode_that_an_import_leaves_keeps_nothing_from_being_preloaded(make_
     assert fresh.live.call(source("import package")).receipt.preloaded
 
 
-def test_numbers_that_an_import_seeds_are_the_same_in_every_process(fresh):
+def test_random_numbers_that_an_import_seeds_are_the_same_everywhere(fresh):
     fresh.module("culprit", "import random; random.seed(4)")
     code = source("import culprit, random; return random.random()")
     assert fresh.values(code) == [random.Random(4).random()] * 4
 
 
-def test_a_module_that_needs_such_a_module_is_not_preloaded_either(fresh):
+def test_a_module_that_imports_such_a_module_is_not_preloaded_either(fresh):
     fresh.module("culprit", "print('welcome')")
     fresh.module("user", "def late(): import json\nfrom culprit import PAYLOAD as P")
     outcomes = fresh.outcomes(source("import user; return 1"))
@@ -196,7 +196,7 @@ def test_a_module_that_needs_such_a_module_is_not_preloaded_either(fresh):
     assert "it needs culprit: it prints" in fresh.reason("user")
 
 
-def test_one_module_of_many_keeps_the_others_from_nothing(fresh):
+def test_one_unsuitable_module_does_not_prevent_preloading_others(fresh):
     fresh.module("culprit", "import tool_a, tool_b; LOG = open(__file__ + '.log', 'a')")
     fresh.module("tool_a", "import tool_b")
     fresh.module("tool_b", "")
@@ -208,7 +208,7 @@ def test_one_module_of_many_keeps_the_others_from_nothing(fresh):
 @pytest.mark.parametrize(
     "end", ["os._exit(0)", "os._exit(3)", "os.kill(os.getpid(), 11)", "raise SystemExit(1)"]
 )
-def test_an_import_that_ends_its_process_ends_a_scout_and_no_zygote(fresh, end):
+def test_an_import_that_exits_ends_a_scout_and_no_zygote(fresh, end):
     once = f"import os, sys\nif type(sys.argv) is not list: {end}  # as in a scout"
     fresh.module("culprit", once)
     fresh.module("innocent", "")
@@ -219,7 +219,7 @@ def test_an_import_that_ends_its_process_ends_a_scout_and_no_zygote(fresh, end):
     assert [z.starts for z in fresh.live.stats().zygotes] == [1, 1]
 
 
-# -- Random numbers, and other values that are one process's own ---------------------------
+# -- Random numbers, and other values that belong to one process ---------------------------
 
 DRAWN = {
     "random": "import random; return random.random()",
@@ -293,8 +293,8 @@ HOLDER = """
 """
 
 
-def test_what_only_looks_like_a_process_id_stays_as_it_is(fresh):
-    """In a container ids are small, and texts and numbers of modules may well have them in them."""
+def test_values_that_only_look_like_a_process_id_are_unchanged(fresh):
+    """In a container pids are small, so strings and numbers of modules may contain them."""
     fresh.module(
         "counts",
         """
@@ -316,7 +316,7 @@ def test_what_only_looks_like_a_process_id_stays_as_it_is(fresh):
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_every_call_draws_its_own(fresh, name):
+def test_every_call_draws_its_own_random_numbers(fresh, name):
     fresh.module("holder", HOLDER)
     outcomes = fresh.outcomes(source(f"import holder; {DRAWN[name]}"), 12)
     values = [value(outcome) for outcome in outcomes]
@@ -327,14 +327,14 @@ def test_every_call_draws_its_own(fresh, name):
         assert {difference for difference, _ in values} == {0}
 
 
-def test_an_import_may_draw_numbers(fresh):
+def test_an_import_may_draw_random_numbers(fresh):
     fresh.module("drawer", "import random; NUMBERS = [random.random() for _ in range(5000)]")
     outcomes = fresh.outcomes(source("import drawer, random; return random.random()"))
     assert outcomes[-1].receipt.preloaded
     assert len({value(outcome) for outcome in outcomes}) == 4
 
 
-def test_what_was_given_a_seed_stays_as_it_was(fresh):
+def test_seeded_generators_are_unchanged(fresh):
     fresh.module("holder", HOLDER)
     code = source("""
         import holder as h
@@ -343,13 +343,13 @@ def test_what_was_given_a_seed_stays_as_it_was(fresh):
     assert len(set(map(str, fresh.values(code)))) == 1
 
 
-def test_a_module_is_as_old_as_its_call(fresh):
+def test_an_import_time_that_a_module_stores_is_that_of_the_call(fresh):
     fresh.module("holder", HOLDER)
     code = source("import holder, time; return time.time() - holder.STARTED")
     assert all(0 <= age < 5 for age in fresh.values(code))
 
 
-def test_forks_of_one_batch_draw_their_own(fresh):
+def test_forks_of_one_batch_draw_different_numbers(fresh):
     fresh.module("holder", HOLDER)
     code = source("import holder, numpy; return float(numpy.random.rand()), holder.RNG.random()")
     fresh.outcomes(code)
@@ -369,7 +369,7 @@ SEEDED = """
 """
 
 
-def test_a_seed_repeats_the_numbers_whether_preloaded_or_not(fresh):
+def test_a_seed_gives_the_same_numbers_whether_preloaded_or_not(fresh):
     fresh.module("holder", HOLDER)
     one = fresh.values(source(SEEDED), call={"seed": 1})
     two = fresh.values(source(SEEDED), call={"seed": 2})
@@ -380,13 +380,13 @@ def test_a_seed_repeats_the_numbers_whether_preloaded_or_not(fresh):
     assert len({drawn for _, some in one + two for drawn in some}) == 3 * len(one + two)
 
 
-def test_a_seed_is_that_of_the_libraries(fresh):
+def test_a_seed_gives_the_numbers_of_the_libraries_own_seed(fresh):
     code = source("import random, numpy; return random.random(), float(numpy.random.rand())")
     expected = random.Random(7).random(), float(np.random.RandomState(7).rand())
     assert fresh.values(code, call={"seed": 7}) == [expected] * 4
 
 
-# -- What imports read ---------------------------------------------------------------------
+# -- Surroundings that imports read --------------------------------------------------------
 
 READER = """
     import os, sys, locale
@@ -439,8 +439,8 @@ REPLACED = """
         REPLACED,
     ],
 )
-def test_what_a_source_changes_its_imports_see(reader, body):
-    # Somebody else's calls have it preloaded.
+def test_imports_see_changes_made_by_the_source(reader, body):
+    # Another function's calls get the module preloaded.
     others = reader.outcomes(source("import reader; return reader.HOME"))
     assert others[-1].receipt.preloaded
     assert reader.values(source(body)) == ["mine"] * 4
@@ -456,16 +456,16 @@ def test_variables_of_a_request_are_seen_by_imports(reader):
     assert reader.outcomes(code, call={**other, "function_key": "x"})[-1].receipt.preloaded
 
 
-def test_a_change_that_no_source_tells_of_is_warned_of_once(reader):
+def test_a_change_not_visible_in_the_source_is_warned_of_once(reader):
     reader.module("helper", "def change(name, value):\n    import os; os.environ[name] = value")
     code = source(
         "import helper; helper.change('FRESH_HOME', 'mine'); import reader; return reader.HOME"
     )
     steady = source("import helper, reader; return reader.HOME")
     assert reader.outcomes(steady)[-1].receipt.preloaded
-    # On its first call it is run apart, and seen to change it.
+    # The first call runs without preloading, and the change is observed.
     assert reader.values(code) == ["mine"] * 4
-    # A function that does it later on, having been quiet before.
+    # A function that makes the change only in a later call.
     late = (
         "def f(change=False):\n    import helper\n"
         "    if change: helper.change('FRESH_HOME', 'mine')\n    import reader; return reader.HOME"
@@ -480,7 +480,7 @@ def test_a_change_that_no_source_tells_of_is_warned_of_once(reader):
     assert "FRESH_HOME" in reader.reason("reader")
 
 
-def test_a_variable_that_an_import_sets_over_that_of_the_call_is_as_it_left_it(fresh):
+def test_a_variable_set_by_an_import_overrides_that_of_the_call(fresh):
     fresh.module("setter", "import os; os.environ['FRESH_SET'] = 'import'")
     code = source("import os, setter; return os.environ['FRESH_SET']")
     assert fresh.values(code) == ["import"] * 4
@@ -488,7 +488,7 @@ def test_a_variable_that_an_import_sets_over_that_of_the_call_is_as_it_left_it(f
     assert fresh.values(code, call={**call, "function_key": 1}) == ["import"] * 4
 
 
-def test_modules_are_imported_in_the_order_of_the_calls(fresh):
+def test_modules_are_imported_in_the_order_of_the_call(fresh):
     fresh.module("ca", "import cb; V = 1")
     fresh.module("cb", "import ca; W = getattr(ca, 'V', None)")
     fresh.module("first", "import sys; V = 'ftplib' in sys.modules")
@@ -497,12 +497,12 @@ def test_modules_are_imported_in_the_order_of_the_calls(fresh):
     assert fresh.outcomes(code)[-1].receipt.preloaded
 
 
-def test_a_temporary_file_that_is_gone_again_is_nothing_left(fresh):
+def test_a_temporary_file_that_is_removed_does_not_prevent_preloading(fresh):
     fresh.module("brief", "import tempfile\nwith tempfile.NamedTemporaryFile() as f: f.write(b'x')")
     assert fresh.outcomes(source("import brief; return 1"))[-1].receipt.preloaded
 
 
-def test_an_import_finds_the_library_as_it_is_elsewhere(fresh):
+def test_an_import_finds_the_standard_library_unmodified(fresh):
     fresh.module(
         "picky",
         """
@@ -518,14 +518,14 @@ def test_an_import_finds_the_library_as_it_is_elsewhere(fresh):
     assert fresh.outcomes(source("import picky; return 1"))[-1].receipt.preloaded
 
 
-def test_what_an_import_sets_itself_is_nobodys_change(fresh):
+def test_variables_set_by_an_import_do_not_count_as_changes(fresh):
     fresh.module("setter", "import os; os.environ.setdefault('FRESH_SET', '1')")
     outcomes = fresh.outcomes(source("import os, setter; return os.environ['FRESH_SET']"))
     assert outcomes[-1].receipt.preloaded
     assert not any(outcome.warnings for outcome in outcomes)
 
 
-def test_a_function_finds_nothing_imported_that_another_one_needs(fresh):
+def test_a_function_finds_no_modules_preloaded_for_another(fresh):
     fresh.module("noisy", "import warnings, socket; socket.setdefaulttimeout(3)\nimport plain")
     fresh.module("plain", "")
     noisy, plain = (
@@ -540,21 +540,23 @@ def test_a_function_finds_nothing_imported_that_another_one_needs(fresh):
     assert outcomes[-1].receipt.preloaded
 
 
-def test_imports_begin_in_the_directory_of_calls(fresh):
+def test_imports_run_in_the_working_directory_of_calls(fresh):
     fresh.module("reader", READER)
     (fresh.folder / "reader.cfg").write_text("")
     code = source("import os, reader; return reader.HERE == os.getcwd(), reader.CONFIG")
     assert fresh.values(code) == [(True, True)] * 4
 
 
-def test_variables_that_each_call_has_its_own_of_keep_a_module_from_being_preloaded(fresh):
+def test_a_module_that_reads_per_call_variables_is_not_preloaded(fresh):
     fresh.module("devices", "import os; DEVICES = os.environ.get('CUDA_VISIBLE_DEVICES')")
     outcomes = fresh.outcomes(source("import devices; return devices.DEVICES"))
     assert not outcomes[-1].receipt.preloaded
     assert "CUDA_VISIBLE_DEVICES" in fresh.reason("devices")
 
 
-def test_modules_of_a_setting_give_way_to_a_call_that_touches_what_they_read(make_live, tmp_path):
+def test_modules_of_the_setting_are_not_preloaded_for_calls_that_change_what_they_read(
+    make_live, tmp_path
+):
     (tmp_path / "reader.py").write_text(textwrap.dedent(READER))
     fresh = Fresh(make_live, tmp_path, preload=("reader",))
     code = source("import reader; return reader.HOME")

@@ -1,4 +1,4 @@
-"""An environment's interpreter lies on a volume that hangs: who waits for it, and who does not."""
+"""An environment's interpreter on a volume that hangs: which calls wait for it."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ ADD = "def f(a, b): return a + b"
 
 
 @pytest.mark.slow
-def test_nobody_else_waits_for_an_interpreter_that_cannot_be_executed(
+def test_an_interpreter_that_cannot_be_executed_delays_no_other_calls(
     make_live, tmp_path: Path
 ) -> None:
     with hanging_volume(tmp_path / "fuse") as volume:
@@ -26,11 +26,11 @@ def test_nobody_else_waits_for_an_interpreter_that_cannot_be_executed(
         outcome = call.wait(60)
         assert outcome.error_type == "EnvironmentStartFailed", outcome
         assert "volume that hangs" in outcome.error
-        # It is left to the kernel, and nobody waits for it here either.
+        # The process is left to the kernel; the stop does not wait for it either.
         live.run(live.supervisor.stop())
 
 
-def test_a_stop_does_not_wait_for_one_that_starts(make_live, tmp_path: Path) -> None:
+def test_a_stop_does_not_wait_for_an_interpreter_that_starts(make_live, tmp_path: Path) -> None:
     with hanging_volume(tmp_path / "fuse") as volume:
         (volume.behind / "python").symlink_to(sys.executable)
         live = make_live().ready()

@@ -1,4 +1,4 @@
-"""What a call installs, and the commands that it finds: those of its own environment."""
+"""Packages that a call installs, and the commands it finds in its environment."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ from support.wants import missing
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A package with a command."""
+    """Build a wheel of a package with a command."""
     path = tmp_path_factory.mktemp("wheels") / "parcel-1.0-py3-none-any.whl"
     info = "parcel-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as file:
@@ -50,7 +50,7 @@ def test_python_and_console_scripts_are_those_of_the_base(live: Live) -> None:
     assert ran == [prefix] * 3
 
 
-def test_an_interpreter_without_those_names_has_them_all_the_same(
+def test_python_is_found_under_all_names_whatever_the_interpreters(
     make_live: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "bin").mkdir()
@@ -70,7 +70,7 @@ def f():
     assert ran == [executable] * 2
 
 
-def test_pip_reads(live: Live) -> None:
+def test_read_only_commands_of_pip_work(live: Live) -> None:
     code = """
 import subprocess, sys
 def f():
@@ -121,7 +121,7 @@ def f(wheel, how):
 
 
 @pytest.mark.parametrize("how", ["user", "environment", "system", "import", "uv"])
-def test_what_a_call_installs_is_its_own(live: Live, wheel: Path, how: str) -> None:
+def test_packages_that_a_call_installs_are_its_own(live: Live, wheel: Path, how: str) -> None:
     number, file, ran, told, first = value(live.start(INSTALL, str(wheel), how).wait(120))
     assert (number, first) == (7, True)
     assert ran == ["7", "parcel runs 7", "parcel runs 7"]
@@ -136,12 +136,12 @@ def test_what_a_call_installs_is_its_own(live: Live, wheel: Path, how: str) -> N
 
 @pytest.fixture(scope="module")
 def with_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter whose own packages hold pip, and one that may be uninstalled."""
+    """An interpreter that has pip, and a package that may be uninstalled."""
     if (bundled := bundled_pip.wheel()) is None:
         raise missing("python3-venv", "this Python brings no pip")
     folder = tmp_path_factory.mktemp("with-pip") / "base"
     make_virtualenv(folder, Path(os.path.realpath(sys.executable)), platform.python_version())
-    (folder / "pip.conf").unlink(missing_ok=True)  # a base is not of our making
+    (folder / "pip.conf").unlink(missing_ok=True)  # the base was not created by flashpool
     (packages,) = folder.glob("lib/python3*/site-packages")
     with zipfile.ZipFile(bundled) as file:
         file.extractall(packages)
@@ -187,22 +187,20 @@ WAYS = ("a command", "isolated", "spawnv", "execve")
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_pip_that_is_told_to_look_at_nothing_installs_for_the_call(
+def test_pip_in_isolated_mode_installs_for_the_call(
     make_live: Any, with_pip: Path, wheel: Path, how: str
 ) -> None:
     live = make_live(base_python=str(with_pip), slots=1).ready()
     before = names_in(with_pip)
     outcome = live.start(AROUND, how, ["install", "--no-index", str(wheel)]).wait(120)
-    # What a process that the call did not start by a program installs, the call does not see.
+    # The call does not see packages installed by processes other than its child programs.
     own = how in ("a command", "isolated")
     assert value(outcome) == (0, 7 if own else None), outcome.output.decode()
     assert names_in(with_pip) == before
 
 
 @pytest.mark.parametrize("how", [*WAYS, "in this process"])
-def test_pip_that_is_told_to_look_at_nothing_uninstalls_nothing(
-    make_live: Any, with_pip: Path, how: str
-) -> None:
+def test_pip_in_isolated_mode_uninstalls_nothing(make_live: Any, with_pip: Path, how: str) -> None:
     live = make_live(base_python=str(with_pip), slots=1).ready()
     before = names_in(with_pip)
     outcome = live.start(AROUND, how, ["uninstall", "--yes", "lodger"]).wait(120)
@@ -238,7 +236,7 @@ def f(given):
         assert "install.user" not in settings
 
 
-def test_a_built_environment_is_left_alone_by_a_pip_that_nobody_told(
+def test_pip_without_options_does_not_change_a_built_environment(
     with_pip: Path, wheel: Path, tmp_path: Path
 ) -> None:
     python = tmp_path / "env" / "bin" / "python"
@@ -260,7 +258,7 @@ def test_a_built_environment_is_left_alone_by_a_pip_that_nobody_told(
         (packages / "lodger-1.0.dist-info").rename(there / "lodger-1.0.dist-info")
 
 
-def test_nothing_is_uninstalled_that_others_use(live: Live) -> None:
+def test_shared_packages_are_not_uninstalled(live: Live) -> None:
     code = """
 import subprocess
 def f():
@@ -273,7 +271,7 @@ def f():
     assert "`dependencies`" in told
 
 
-def test_a_call_that_starts_nothing_has_nothing_of_this(live: Live) -> None:
+def test_a_call_that_starts_no_program_needs_none_of_this(live: Live) -> None:
     code = """
 import os, sys
 def f():

@@ -1,4 +1,4 @@
-"""What a call does to its world stays in it; and nothing of it is left."""
+"""A call's changes to its surroundings stay in the call, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def workers_of(live) -> list[int]:
 
 @pytest.mark.parametrize("ending", ["returns", "exits", "times-out"])
 @pytest.mark.parametrize("leaves", LEAVES, ids=list(LEAVES))
-def test_what_a_call_leaves_behind_goes_with_it(live, leaves, ending):
+def test_everything_that_a_call_leaves_behind_is_removed(live, leaves, ending):
     last = {
         "returns": "return 1",
         "exits": "os._exit(5)",
@@ -59,8 +59,8 @@ def test_what_a_call_leaves_behind_goes_with_it(live, leaves, ending):
     live.until(lambda: len(workers_of(live)) == live.zygote().spares)
 
 
-def test_a_living_call_keeps_its_daemons(live, tmp_path):
-    """Double-forked helpers are only orphans once their own call is over."""
+def test_a_running_call_keeps_its_daemons(live, tmp_path):
+    """Double-forked helpers count as orphans only after their call has finished."""
     code = """
 import os, subprocess, time
 def f():
@@ -101,7 +101,7 @@ def f():
 
 
 @pytest.mark.parametrize("spoils", SPOILS, ids=list(SPOILS))
-def test_the_next_call_sees_a_fresh_world(make_live, spoils):
+def test_the_next_call_sees_fresh_surroundings(make_live, spoils):
     live = make_live(slots=1).ready()
     before = live.value(WORLD)
     outcome = live.call(f"def f():\n    {SPOILS[spoils]}\n    return 1")
@@ -175,7 +175,7 @@ def f():
     assert live.value(code) == ("__flash_live__", True)
 
 
-def test_hooks_at_fork_act_on_the_forks_of_user_code(live):
+def test_fork_hooks_run_for_forks_of_user_code(live):
     code = """
 def f():
     import os, threading
@@ -190,7 +190,7 @@ def f():
     assert live.value(code) == 11, "threading's hook dropped the timer, ours ran"
 
 
-def test_output_is_all_there_and_in_order(live):
+def test_output_is_complete_and_in_order(live):
     code = """
 import ctypes, logging, os, subprocess, sys
 def f():
@@ -212,7 +212,7 @@ def f():
     ]
 
 
-def test_a_flood_of_output_is_bounded_and_says_so(make_live):
+def test_a_flood_of_output_is_bounded_and_marked(make_live):
     live = make_live(output_limit=10_000).ready()
     outcome = live.call(
         "def f():\n    import os\n    for i in range(20000): os.write(1, b'%08d' % i * 100)"
@@ -224,13 +224,13 @@ def test_a_flood_of_output_is_bounded_and_says_so(make_live):
     assert len(outcome.output) < 11_000
 
 
-def test_calls_print_apart(live):
+def test_output_of_concurrent_calls_is_separate(live):
     started = [live.start(f"def f():\n    for _ in range(200): print({i})") for i in range(8)]
     for i, one in enumerate(started):
         assert set(one.wait().output.split()) == {str(i).encode()}
 
 
-def test_secrets_are_not_there(make_live, monkeypatch):
+def test_calls_do_not_see_the_servers_secrets(make_live, monkeypatch):
     monkeypatch.setenv("RUNPOD_API_KEY", "secret")
     live = make_live().ready()
     environment = live.value("import os\ndef f(): return dict(os.environ)")
@@ -246,7 +246,7 @@ def test_a_pickle_that_runs_code_runs_in_the_worker(live):
     assert live.value("def f(pid):\n    import os; return pid == os.getpid()", Trap())
 
 
-# -- Deaths of ours ----------------------------------------------------------------------
+# -- Deaths of flashpool's processes -----------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
@@ -265,15 +265,15 @@ def test_a_zygotes_death_fails_its_calls_with_the_cause_and_the_next_works(live,
     assert not any(map(alive, [zygote, *tree]))
 
 
-def test_an_idle_zygotes_death_is_made_good_before_the_next_call(live):
+def test_a_dead_idle_zygote_is_replaced_before_the_next_call(live):
     zygote = live.zygote().pid
     os.kill(zygote, signal.SIGKILL)
-    # Until the pool knows of it, a call may get a spare that the guard kills in the middle of it.
+    # Until the pool knows of the death, a call may get a spare that the guard kills during the call.
     live.until(lambda: zygote not in [one.pid for one in live.stats().zygotes])
     assert live.value("def f(): return 'fine'") == "fine"
 
 
-def test_a_guards_death_takes_all_below_it_along(live):
+def test_a_guards_death_ends_all_processes_below_it(live):
     started = live.start(
         "def f():\n    import subprocess; subprocess.run(['setsid', 'sleep', '62'])"
     )
@@ -287,12 +287,12 @@ def test_a_guards_death_takes_all_below_it_along(live):
     assert live.value("def f(): return 'fine'") == "fine"
 
 
-def test_a_killed_spare_costs_no_call(make_live):
+def test_a_killed_spare_fails_no_call(make_live):
     live = make_live(slots=1).ready()
     for _ in range(20):
         spares = live.until(lambda: workers_of(live))
         for spare in spares:
-            with contextlib.suppress(ProcessLookupError):  # the last call's worker, leaving
+            with contextlib.suppress(ProcessLookupError):  # the last call's worker, exiting
                 os.kill(spare, signal.SIGKILL)
         assert live.value("def f(): return 'fine'") == "fine"
 
@@ -333,12 +333,12 @@ def test_when_the_supervisor_dies_nothing_survives(number):
     server.send_signal(number)
     server.wait()
     server.stdout.close()
-    # Nobody tells them but the kernel; what they started would live for a minute.
+    # Only the kernel notifies them; processes that calls started would run for a minute.
     wait_until(lambda: not any(map(alive, tree)))
 
 
 def is_the_sleeper(pid: int) -> bool:
-    with contextlib.suppress(OSError):  # it may be gone by now
+    with contextlib.suppress(OSError):  # the process may be gone by now
         return Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"sleep\x0063\0")
     return False
 
@@ -351,8 +351,8 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("limit", [4096, 128])
-def test_a_call_that_leaves_very_many_behind_takes_no_other_with_it(make_live, limit):
-    """More than its zygote could have descriptors for."""
+def test_a_call_that_leaves_many_processes_affects_no_other(make_live, limit):
+    """The call leaves more processes than its zygote may have descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, soft), hard))
     try:
@@ -379,7 +379,7 @@ def f():
 
 
 @pytest.mark.parametrize(("own", "call"), [(0, 500), (700, 701), (1000, 1000)])
-def test_the_kernel_takes_a_call_before_the_server(make_live, own, call):
+def test_the_kernels_oom_killer_prefers_calls_to_the_server(make_live, own, call):
     path = Path("/proc/self/oom_score_adj")
     before = path.read_text()
     try:
@@ -390,5 +390,5 @@ def test_the_kernel_takes_a_call_before_the_server(make_live, own, call):
         try:
             path.write_text(before)
         except PermissionError:
-            pass  # it stays the test's: only root may lower it again
+            pass  # the test's own score stays: only root may lower it again
     assert score == call

@@ -1,4 +1,4 @@
-"""Calls around the death of their zygote: what is known of them decides, not the moment."""
+"""Calls whose zygote dies: a call is retried unless its worker had read it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEXT = "def f(): return 'fine'"
 
 
 def wait_without_the_loop(holds: Callable[[], object]) -> None:
-    """As in a program that is paused: what happens meanwhile is met all at once."""
+    """Wait without running the loop, as in a paused program: all events are seen at once later."""
     deadline = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < deadline
@@ -28,14 +28,14 @@ def wait_without_the_loop(holds: Callable[[], object]) -> None:
 
 
 def kill_zygote(live: Live) -> None:
-    """It and all below it, before the supervisor hears of anything."""
+    """Kill the zygote and all processes below it, before the supervisor notices."""
     zygote = live.zygote().pid
     guard = processes.parent(zygote)
     os.kill(zygote, signal.SIGKILL)
     wait_without_the_loop(lambda: not alive(guard))
 
 
-def test_a_call_that_went_to_a_dead_spare_is_run_elsewhere(live: Live) -> None:
+def test_a_call_sent_to_a_dead_spare_is_retried(live: Live) -> None:
     live.until(lambda: live.zygote().spares == 2)
     kill_zygote(live)
     outcome = live.call(NEXT)
@@ -43,7 +43,7 @@ def test_a_call_that_went_to_a_dead_spare_is_run_elsewhere(live: Live) -> None:
     assert outcome.receipt.attempts == 2
 
 
-def test_a_call_that_its_worker_has_not_read_is_run_elsewhere(make_live) -> None:
+def test_a_call_that_its_worker_has_not_read_is_retried(make_live) -> None:
     live = make_live(slots=1).ready()
     live.until(lambda: live.zygote().spares == 2)
     for spare in processes.children(live.zygote().pid):
@@ -55,17 +55,17 @@ def test_a_call_that_its_worker_has_not_read_is_run_elsewhere(make_live) -> None
     assert outcome.receipt.attempts == 2
 
 
-def test_an_instance_for_which_a_dead_spare_was_is_made_elsewhere(live: Live) -> None:
+def test_an_instance_assigned_to_a_dead_spare_is_created_elsewhere(live: Live) -> None:
     live.until(lambda: live.zygote().spares == 2)
     kill_zygote(live)
-    # The other one joins a line that the first has begun.
+    # The second call joins the instance's wait queue, which the first has started.
     for started in [begin(live, "a", "inc") for _ in range(2)]:
         outcome = started.wait()
         assert outcome.ok, outcome.error
         assert outcome.instance.generation == 1
 
 
-def test_an_instance_of_which_its_worker_has_not_read_is_made_elsewhere(make_live) -> None:
+def test_an_instance_whose_load_was_not_read_is_created_elsewhere(make_live) -> None:
     live = make_live(slots=1).ready()
     live.until(lambda: live.zygote().spares == 2)
     for spare in processes.children(live.zygote().pid):
@@ -76,7 +76,7 @@ def test_an_instance_of_which_its_worker_has_not_read_is_made_elsewhere(make_liv
     assert outcome.ok, outcome.error
 
 
-def test_an_instance_whose_making_had_begun_is_not(live: Live, tmp_path: Path) -> None:
+def test_an_instance_whose_constructor_had_begun_is_not_retried(live: Live, tmp_path: Path) -> None:
     made = tmp_path / "made"
     slow = f"class Thing:\n    def __init__(self):\n        open({str(made)!r}, 'a').write('1')"
     started = begin(live, "a", "inc", code=f"{slow}\n        import time; time.sleep(60)")
@@ -88,7 +88,7 @@ def test_an_instance_whose_making_had_begun_is_not(live: Live, tmp_path: Path) -
     assert made.read_text() == "1"
 
 
-def test_an_instance_that_no_worker_ever_reads_of_is_given_up(make_live, monkeypatch) -> None:
+def test_an_instance_whose_load_is_never_read_is_given_up(make_live, monkeypatch) -> None:
     live = make_live(slots=1).ready()
     worker_set = live.supervisor._components.worker_set
     sent, send = [], worker_set.send
@@ -105,17 +105,17 @@ def test_an_instance_that_no_worker_ever_reads_of_is_given_up(make_live, monkeyp
     assert sent == [wire.LOAD] * 3
 
 
-def test_its_limit_in_the_queue_holds_when_it_is_there_again(live: Live, monkeypatch) -> None:
+def test_a_retried_call_keeps_its_limit_in_the_queue(live: Live, monkeypatch) -> None:
     live.until(lambda: live.zygote().spares == 2)
     kill_zygote(live)
-    # No zygote comes up any more, and none fails to.
+    # From now on starts of zygotes neither succeed nor fail.
     monkeypatch.setattr(live.supervisor._components.zygote_set, "start", lambda _key: True)
     outcome = live.start(NEXT, queue_s=0.5).wait()
     assert outcome.error_type == "Timeout"
     assert outcome.details["phase"] == "queue"
 
 
-def test_a_call_that_was_read_is_not(live: Live) -> None:
+def test_a_call_that_its_worker_has_read_is_not_retried(live: Live) -> None:
     started = live.start("def f():\n    import time; print('here', flush=True); time.sleep(60)")
     started.wait_for_output(b"here")
     kill_zygote(live)
@@ -124,7 +124,7 @@ def test_a_call_that_was_read_is_not(live: Live) -> None:
     assert "lost together with the zygote" in outcome.error
 
 
-def test_what_it_sent_and_printed_before_counts(live: Live, tmp_path: Path) -> None:
+def test_items_and_output_sent_before_the_death_count(live: Live, tmp_path: Path) -> None:
     go = tmp_path / "go"
     code = f"""
 import os, time
@@ -139,7 +139,7 @@ def f():
     zygote = live.zygote().pid
     started = live.start(code, call={"stream": True})
     worker = started.pid
-    os.kill(zygote, signal.SIGSTOP)  # it is to report no death
+    os.kill(zygote, signal.SIGSTOP)  # so that the zygote reports no death
     go.touch()
     wait_without_the_loop(lambda: not alive(worker))
     kill_zygote(live)
@@ -149,9 +149,9 @@ def f():
     assert b"said" in outcome.output
 
 
-def test_one_that_is_stopped_as_it_leaves_holds_up_no_call(make_live, monkeypatch) -> None:
+def test_a_retiring_zygote_that_is_stopped_delays_no_call(make_live, monkeypatch) -> None:
     monkeypatch.setattr(watchdog, "ANSWER_S", 0.5)
-    live = make_live(max_spares=0).ready()  # with spares, theirs is noticed
+    live = make_live(max_spares=0).ready()  # with spares, the stop would be noticed by them
     live.supervisor.environments.add("other", sys.executable)
     in_other = {"provision": Provision(environment="other")}
     assert live.call(NEXT, call=in_other).ok

@@ -14,15 +14,15 @@ from flashpool.pool._child import processes
 from support.live import Live, value
 
 Make = Callable[..., Live]
-#: More than the number that channels begin with.
+#: More than the lowest descriptor number of channels.
 MANY = 2100
-#: A channel and an output for each.
+#: Each call needs a channel and an output pipe.
 NEEDED = 2 * MANY + 200
 
 
 @contextlib.contextmanager
 def gate(path: Path) -> Iterator[str]:
-    """A lock that each call waits for until this is over."""
+    """Hold a lock that each call waits for."""
     with path.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield f"""def f(number):
@@ -34,7 +34,7 @@ def gate(path: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def soft_limit(limit: int) -> Iterator[int]:
-    """Have this soft limit of open files; the hard one."""
+    """Set this soft limit of open files; return the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
@@ -52,7 +52,7 @@ def run_together(live: Live, number: int, folder: Path, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_a_zygote_has_more_workers_than_its_calls_may_open_files(
+def test_a_zygote_can_have_more_workers_than_the_limit_of_open_files(
     make_live: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, split: bool
 ) -> None:
     """Its own descriptors reach the numbers of channels, and then its limit, which it raises."""
@@ -64,7 +64,7 @@ def test_a_zygote_has_more_workers_than_its_calls_may_open_files(
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_more_than_two_thousand_calls_at_once(
+def test_more_than_two_thousand_calls_run_at_once(
     make_live: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if (hard := resource.getrlimit(resource.RLIMIT_NOFILE)[1]) < NEEDED:
@@ -77,7 +77,7 @@ def test_more_than_two_thousand_calls_at_once(
         assert live.stats().zygotes[0].last_failure is None
 
 
-def test_what_a_zygote_starts_has_the_limit_from_before_the_server_raised_it(
+def test_programs_of_calls_have_the_original_limit_of_open_files(
     make_live: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "_began_with", None)

@@ -1,4 +1,4 @@
-"""Looks at the memory of processes so large that the kernel takes its time to answer."""
+"""Memory checks of processes so large that the kernel answers slowly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOLDS = f"def f():\n    import time; {TAKES}; time.sleep(30)"
 
 
 class Kernel:
-    """Answers what a process uses exactly when it is told to, and how it looked meanwhile."""
+    """A scripted kernel: the exact memory use is returned only when the test says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answers = threading.Event()
@@ -45,7 +45,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
 
 
 def ends_by_one_measure(live: Live, kernel: Kernel, started: Started) -> None:
-    """Others are served meanwhile, and looks at it go on."""
+    """Check that other calls are served during the measurement, and rough checks continue."""
     live.until(lambda: kernel.asked)
     assert live.call("def f(): return 1").ok
     live.until(lambda: kernel.looks > 3)
@@ -54,21 +54,21 @@ def ends_by_one_measure(live: Live, kernel: Kernel, started: Started) -> None:
     assert started.wait().error_type == "OutOfMemory"
 
 
-def test_nobody_waits_for_a_measure_and_none_is_begun_twice(live: Live, kernel: Kernel) -> None:
+def test_a_measurement_blocks_nothing_and_is_not_started_twice(live: Live, kernel: Kernel) -> None:
     started = live.start(HOLDS, memory_mb=50)
     ends_by_one_measure(live, kernel, started)
 
 
-def test_nobody_waits_while_a_constructor_is_measured(live: Live, kernel: Kernel) -> None:
+def test_measuring_a_constructor_blocks_nothing(live: Live, kernel: Kernel) -> None:
     code = f"class Thing:\n    def __init__(self):\n        import time; {TAKES}; time.sleep(30)"
     started = begin(live, "a", "inc", code=code, memory_mb=50)
     ends_by_one_measure(live, kernel, started)
 
 
-def test_each_of_two_in_an_instance_has_its_own_limit(live: Live, kernel: Kernel) -> None:
+def test_each_of_two_calls_of_an_instance_has_its_own_limit(live: Live, kernel: Kernel) -> None:
     code = thing(f"async def hold(self):\n    import asyncio; {TAKES}; await asyncio.sleep(30)")
     run(live, "a", "inc", code=code)
-    # Both use more at a first glance; only what the second may use is less than the measure.
+    # By the rough figure both exceed their limits; by the exact one only the second does.
     larger = begin(live, "a", "hold", code=code, memory_mb=150)
     live.until(lambda: kernel.asked)
     smaller = begin(live, "a", "hold", code=code, memory_mb=50)
@@ -79,7 +79,7 @@ def test_each_of_two_in_an_instance_has_its_own_limit(live: Live, kernel: Kernel
     assert larger.wait().error_type == "ResidentLost"
 
 
-def test_a_measure_that_comes_late_ends_nothing(live: Live, kernel: Kernel, tmp_path) -> None:
+def test_a_late_measurement_ends_nothing(live: Live, kernel: Kernel, tmp_path) -> None:
     complaints = []
     live.loop.set_exception_handler(lambda _loop, context: complaints.append(context))
     go = tmp_path / "go"
@@ -96,14 +96,14 @@ def test_a_measure_that_comes_late_ends_nothing(live: Live, kernel: Kernel, tmp_
     assert not complaints
 
 
-def test_it_stops_while_a_measure_is_under_way(live: Live, kernel: Kernel) -> None:
+def test_the_supervisor_stops_during_a_measurement(live: Live, kernel: Kernel) -> None:
     started = live.start(HOLDS, memory_mb=50)
     live.until(lambda: kernel.asked)
     live.run(live.supervisor.stop())
     assert started.wait().error_type == "Cancelled"
 
 
-def test_without_a_thread_to_be_had_a_limit_holds(
+def test_the_limit_holds_if_no_thread_can_be_started(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def no_thread(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Memory tricks: calls end alike with and without them; each can be off; a kernel may refuse."""
+"""Memory tricks: calls behave the same without them, each can be off, and a kernel may refuse."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.live import Live, value
 USABLE = memory_tricks.usable(ALL)
 FORMS = [*((one,) for one in ALL), ALL]
 
-#: Which of them a call finds in its process, whatever the zygote says of itself.
+#: Finds out which tricks a call's process has, without asking the zygote.
 FINDS = """
 def f():
     import dis, json, sys
@@ -39,8 +39,8 @@ def f():
     }
 """
 
-#: Calls that come near what the tricks change: functions of the standard library, references,
-#: what dies when, tracebacks, new memory of all sizes, libraries, forks.
+#: Calls that exercise what the tricks change: functions of the standard library, references,
+#: object lifetimes, tracebacks, allocations of all sizes, libraries, forks.
 CALLS = {
     "a value": "def f():\n    return {'a': [1, 2.5, None], 'b': {3, 4}}",
     "an error in a function of the library": """
@@ -189,7 +189,7 @@ CALLS = {
 
 
 def ends(live: Live) -> dict[str, list[object]]:
-    """How each call ends: the first time, and when its source has been compiled ahead."""
+    """Return how each call finishes: the first time, and with its source compiled ahead."""
     return {
         name: [end(live.call(textwrap.dedent(code))) for _ in range(3)]
         for name, code in CALLS.items()
@@ -203,13 +203,13 @@ def end(outcome: Outcome) -> tuple[object, ...]:
 
 
 def masked(text: str) -> str:
-    """Without addresses and numbers of processes, which differ from call to call."""
+    """Remove addresses and pids, which differ from call to call."""
     return re.sub(r"0x[0-9a-f]+|\bpid \d+|process \d+", "...", text)
 
 
 @pytest.fixture(scope="module")
 def plain_ends() -> Iterator[dict[str, list[object]]]:
-    """How calls end without any trick."""
+    """Return how calls finish without any trick."""
     live = Live(memory_tricks=()).ready()
     try:
         yield ends(live)
@@ -218,14 +218,14 @@ def plain_ends() -> Iterator[dict[str, list[object]]]:
 
 
 @pytest.mark.parametrize("tricks", FORMS, ids="+".join)
-def test_calls_end_alike_with_and_without(make_live, plain_ends, tricks):
+def test_calls_behave_the_same_with_and_without_tricks(make_live, plain_ends, tricks):
     found = ends(make_live(memory_tricks=tricks).ready())
     for name in CALLS:
         assert found[name] == plain_ends[name], name
 
 
 def test_most_of_those_calls_succeed(plain_ends):
-    """Or the comparison would be one of failures."""
+    """Otherwise the comparison would only compare failures."""
     failed = {name for name in CALLS if isinstance(plain_ends[name][0][-1], str)}
     assert failed == {
         "an error in a function of the library",
@@ -247,7 +247,7 @@ class Account:
         return self.balance
 
 
-def test_calls_of_pool_end_alike_with_and_without():
+def test_calls_of_pool_behave_the_same_with_and_without_tricks():
     offset = 3
 
     def count(n: int) -> Iterator[int]:
@@ -273,18 +273,18 @@ def test_calls_of_pool_end_alike_with_and_without():
 
 
 @pytest.mark.parametrize("tricks", [(), *FORMS], ids=lambda tricks: "+".join(tricks) or "none")
-def test_those_that_are_wanted_are_used_and_no_others(make_live, tricks):
+def test_only_the_requested_tricks_are_used(make_live, tricks):
     live = make_live(memory_tricks=tricks).ready()
     used = [one for one in tricks if one in USABLE]
     assert live.zygote().memory_tricks == used
     found = live.value(FINDS)
     if sys.version_info < (3, 11):
-        # Code has nothing between its instructions there, and is not made longer.
+        # On these versions code has no inline caches, and is not made longer.
         found["layout"] = LAYOUT in used
     assert found == {one: one in used for one in ALL}
 
 
-def test_a_source_that_is_compiled_ahead_is_immortal_only_if_that_is_wanted(make_live):
+def test_a_source_compiled_ahead_is_immortal_only_if_requested(make_live):
     code = "import sys\ndef f():\n    return sys.getrefcount(f.__code__) > 1 << 28"
     for tricks in ((), ALL):
         live = make_live(memory_tricks=tricks).ready()
@@ -292,7 +292,7 @@ def test_a_source_that_is_compiled_ahead_is_immortal_only_if_that_is_wanted(make
         assert last == (IMMORTAL in tricks and IMMORTAL in USABLE)
 
 
-def test_spawned_workers_use_none(make_live):
+def test_spawned_workers_use_no_tricks(make_live):
     live = make_live(start_method="spawn").ready()
     assert live.zygote().memory_tricks == []
     assert not any(live.value(FINDS).values())
@@ -301,9 +301,7 @@ def test_spawned_workers_use_none(make_live):
 UNTRIED_PYTHON = "import sys; sys.modules['_flashpool.fork_server.memory_tricks'].TRIED = ()"
 
 
-def test_on_a_python_on_which_they_were_not_tried_they_are_off_unless_asked_for(
-    make_live, tmp_path
-):
+def test_on_an_untested_python_tricks_are_off_unless_asked_for(make_live, tmp_path):
     python = str(virtualenv(tmp_path / "env", at_start=UNTRIED_PYTHON))
     live = make_live(base_python=python).ready()
     assert live.zygote().memory_tricks == []
@@ -312,7 +310,7 @@ def test_on_a_python_on_which_they_were_not_tried_they_are_off_unless_asked_for(
     assert live.zygote().memory_tricks == USABLE
 
 
-#: Has the kernel refuse to make memory executable, from here on in this process (seccomp).
+#: Makes the kernel refuse to make memory executable, from now on in this process (seccomp).
 REFUSE = """
 import ctypes, struct
 
@@ -332,9 +330,9 @@ def refuse(number, call):
     assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
     assert libc.prctl(22, 2, filters, 0, 0) == 0, ctypes.get_errno()  # PR_SET_SECCOMP
 """
-#: The number of mprotect.
+#: The system call number of mprotect.
 MPROTECT = {"x86_64": 10, "aarch64": 226}
-#: PR_SET_MDWE: no process of its gains executable memory. Linux 6.3 and later.
+#: PR_SET_MDWE: no descendant can make memory executable. Linux 6.3 and later.
 REFUSE_GAIN = "import ctypes; assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0"
 REFUSALS = {
     **{
@@ -347,9 +345,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_where_the_kernel_refuses_mappings_stay_as_they_are_in_silence(
-    make_live, tmp_path, refusal
-):
+def test_mappings_stay_as_they_are_where_the_kernel_refuses_changes(make_live, tmp_path, refusal):
     if refusal == "MDWE" and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 3):
         raise wants.missing("Linux 6.3", "PR_SET_MDWE is newer than this kernel")
     python = str(virtualenv(tmp_path / "env", at_start=REFUSALS[refusal]))

@@ -1,4 +1,4 @@
-"""Exceptions out of the pool's own callbacks: each ends what it belongs to, once, and is counted."""
+"""Exceptions in the pool's own callbacks: each is counted and ends only what it concerns."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SLEEPS = "def f():\n    import time; print('on', flush=True); time.sleep(60)"
 
 
 class Mistake(Exception):
-    """Raised where nothing should be."""
+    """Raised where no exception should occur."""
 
 
 def fails_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, which: Any = None) -> None:
-    """Have a method raise at its next call, or at the next that ``which`` holds for."""
+    """Make a method raise at its next call, or at the next for which ``which`` is true."""
     real = getattr(owner, name)
     left = [1]
 
@@ -46,7 +46,7 @@ def is_fine(live: Live) -> None:
 
 
 @pytest.mark.parametrize("name", ["result", "died", "worker_gone", "exit_over"])
-def test_in_what_a_worker_sends_or_how_it_ends(
+def test_an_exception_while_handling_a_workers_message_or_exit(
     live: Live, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     neighbour = live.start(SLEEPS)
@@ -65,7 +65,7 @@ def test_in_what_a_worker_sends_or_how_it_ends(
     neighbour.wait()
 
 
-def test_in_what_the_sink_of_a_call_does(live: Live) -> None:
+def test_an_exception_in_the_sink_of_a_call(live: Live) -> None:
     started = live.start("def f():\n    print('x', flush=True); import time; time.sleep(60)")
 
     def fails(_chunk: bytes, **_: Any) -> None:
@@ -78,7 +78,9 @@ def test_in_what_the_sink_of_a_call_does(live: Live) -> None:
     is_fine(live)
 
 
-def test_in_what_a_zygote_sends(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_while_handling_a_zygotes_message(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = live.zygote().pid
     running = live.start(SLEEPS)
     running.wait_for_output(b"on")
@@ -92,7 +94,9 @@ def test_in_what_a_zygote_sends(live: Live, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("kind", [Dispatch, ForkWorkers, StartZygote])
-def test_in_what_is_to_be_done(live: Live, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+def test_an_exception_while_carrying_out_a_command(
+    live: Live, monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
     actions = live.supervisor._actions
     fails_once(monkeypatch, actions, "_do_one", lambda command: isinstance(command, kind))
     if kind is StartZygote:
@@ -109,7 +113,7 @@ def test_in_what_is_to_be_done(live: Live, monkeypatch: pytest.MonkeyPatch, kind
     assert mistakes(live) == 1
 
 
-def test_in_a_limit_of_a_call(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_at_a_calls_time_limit(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     fails_once(monkeypatch, live.supervisor._components.worker_set, "catch_up")
     outcome = live.start(SLEEPS, run_s=0.2).wait()
     assert outcome.error_type == "WorkerCrashed"
@@ -117,7 +121,9 @@ def test_in_a_limit_of_a_call(live: Live, monkeypatch: pytest.MonkeyPatch) -> No
     is_fine(live)
 
 
-def test_in_an_instance(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_while_handling_an_instances_result(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert result(live, "a", "inc") == 1
     fails_once(monkeypatch, live.supervisor._components.residents.events, "_on_result")
     outcome = begin(live, "a", "inc").wait()
@@ -126,7 +132,7 @@ def test_in_an_instance(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     assert mistakes(live) == 1
 
 
-def test_in_what_is_done_every_second(
+def test_an_exception_in_a_periodic_task(
     live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fails_once(monkeypatch, live.supervisor._components.scheduler, "tick")

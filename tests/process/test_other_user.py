@@ -1,4 +1,4 @@
-"""Where the server is not root: what its calls, which have its user, may do to its processes."""
+"""A server that is not root: what calls, which run as its user, may do to its processes."""
 
 import json
 from collections.abc import Callable

@@ -39,7 +39,7 @@ Make = Callable[..., Live]
         ([], ["del"]),
     ],
 )
-def test_what_is_called_when_it_closes(
+def test_closing_calls_the_methods_of_the_class(
     make_live: Make, tmp_path: Path, methods: list[str], expected: list[str] | None
 ) -> None:
     live = make_live(instance_idle_s=0.1).ready()
@@ -50,7 +50,9 @@ def test_what_is_called_when_it_closes(
     assert notes(tmp_path / "notes") == (expected or ["exit (None, None, None)", "del"])
 
 
-def test_tasks_are_cancelled_before_the_instance_goes(make_live: Make, tmp_path: Path) -> None:
+def test_closing_cancels_tasks_before_the_instance_is_deleted(
+    make_live: Make, tmp_path: Path
+) -> None:
     code = closing(
         tmp_path / "notes",
         """
@@ -72,7 +74,7 @@ async def close(self):
     assert notes(tmp_path / "notes") == ["close", "cancelled", "del"]
 
 
-def test_a_close_that_hangs_has_the_grace_and_is_killed(make_live: Make, tmp_path: Path) -> None:
+def test_a_close_that_hangs_is_killed_after_the_grace(make_live: Make, tmp_path: Path) -> None:
     code = closing(
         tmp_path / "notes",
         "def close(self):\n    self.note('close')\n    import time\n    time.sleep(0.2)\n"
@@ -81,13 +83,15 @@ def test_a_close_that_hangs_has_the_grace_and_is_killed(make_live: Make, tmp_pat
     live = make_live(instance_idle_s=0.1, grace_s=1.5).ready()
     pid = result(live, "a", "pid", code=code)
     live.until(lambda: notes(tmp_path / "notes"))
-    # A call that comes meanwhile has the next one.
+    # A call that arrives meanwhile gets the next instance.
     assert result(live, "a", "pid", code=code) != pid
     assert notes(tmp_path / "notes")[:2] == ["close", "had the grace"]
     assert not alive(pid)
 
 
-def test_killed_while_it_closes(make_live: Make, tmp_path: Path) -> None:
+def test_an_instance_killed_while_it_closes_is_replaced_at_once(
+    make_live: Make, tmp_path: Path
+) -> None:
     code = closing(
         tmp_path / "notes",
         f"def close(self):\n    hangs = not os.path.exists({str(tmp_path / 'notes')!r})\n"
@@ -104,7 +108,9 @@ def test_killed_while_it_closes(make_live: Make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("who", ["worker", "zygote"])
 @pytest.mark.parametrize("when", ["idle", "running", "overlapping", "loading"])
-def test_killed(live: Live, tmp_path: Path, who: str, when: str) -> None:
+def test_an_instance_whose_worker_or_zygote_is_killed_is_replaced(
+    live: Live, tmp_path: Path, who: str, when: str
+) -> None:
     started = tmp_path / "pid"
     code = THING.replace(
         "self.n = start",
@@ -140,7 +146,7 @@ def test_killed(live: Live, tmp_path: Path, who: str, when: str) -> None:
     assert instances(live)["a"].generation == 2
 
 
-def test_a_constructor_that_never_ends_is_stopped_when_nobody_waits(live: Live) -> None:
+def test_an_endless_constructor_is_stopped_when_no_call_waits(live: Live) -> None:
     code = THING.replace("self.n = start", "print('begins', flush=True)\n        while True: pass")
     calls = [begin(live, "a", "inc", code=code) for _ in range(3)]
     pid = live.until(lambda: instances(live)["a"].pid)
@@ -152,7 +158,7 @@ def test_a_constructor_that_never_ends_is_stopped_when_nobody_waits(live: Live) 
     assert live.stats().slots.busy == 0
 
 
-def test_one_that_poisoned_its_process_is_replaced(live: Live) -> None:
+def test_an_instance_that_corrupted_its_cuda_context_is_replaced(live: Live) -> None:
     code = thing(
         """
 def poison(self, message):
@@ -192,7 +198,7 @@ async def deaf(self):
 )
 
 
-def test_each_of_two_that_are_late_hears_its_own_limit(make_live: Make) -> None:
+def test_each_of_two_late_calls_is_told_its_own_limit(make_live: Make) -> None:
     live = make_live(grace_s=2.0).ready()
     result(live, "a", "inc", code=DEAF)
     first = begin(live, "a", "deaf", code=DEAF, run_s=1.0)
@@ -204,7 +210,7 @@ def test_each_of_two_that_are_late_hears_its_own_limit(make_live: Make) -> None:
         assert f"time limit of {limit:g} s" in (outcome.error or "")
 
 
-def test_who_swallows_its_cancellation_ends_with_its_process(live: Live) -> None:
+def test_a_call_that_ignores_cancellation_ends_with_its_process(live: Live) -> None:
     code = DEAF
     result(live, "a", "inc", code=code)
     sibling = begin(live, "a", "nap", 60, code=code)
@@ -215,7 +221,7 @@ def test_who_swallows_its_cancellation_ends_with_its_process(live: Live) -> None
     assert result(live, "a", "inc", code=code) == 1
 
 
-def test_a_call_that_is_late_alone_says_that_its_instance_is_still_there(live: Live) -> None:
+def test_a_cancelled_late_call_reports_that_its_instance_still_exists(live: Live) -> None:
     result(live, "a", "inc")
     late = run(live, "a", "nap", 60, run_s=0.3)
     assert late.error_type == "Timeout"
@@ -224,7 +230,7 @@ def test_a_call_that_is_late_alone_says_that_its_instance_is_still_there(live: L
     assert result(live, "a", "inc") == 2
 
 
-def test_an_idempotent_call_is_run_again_in_a_new_one(live: Live, tmp_path: Path) -> None:
+def test_an_idempotent_call_is_retried_in_a_new_instance(live: Live, tmp_path: Path) -> None:
     once = tmp_path / "once"
     code = thing(
         f"""

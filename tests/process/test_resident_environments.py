@@ -1,4 +1,4 @@
-"""Instances and the environments they live in: idle ones keep neither from others."""
+"""Instances and their environments: idle instances do not block other environments."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ def up(live: Live) -> set[str]:
     return {one.environment for one in live.stats().zygotes if one.environment != "base"}
 
 
-def test_idle_ones_make_way_for_another_environment(make_live: Make, python: str) -> None:
+def test_idle_instances_are_evicted_for_another_environment(make_live: Make, python: str) -> None:
     live = make_live(max_environments=2, instances=8).ready()
     for name in ("one", "two"):
         live.supervisor.environments.add(name, python)
@@ -44,7 +44,9 @@ def test_idle_ones_make_way_for_another_environment(make_live: Make, python: str
     assert "FLASHPOOL_MAX_ENVIRONMENTS" in (back.instance.rebuilt_because or "")
 
 
-def test_a_busy_one_keeps_its_environment_until_it_is_idle(make_live: Make, python: str) -> None:
+def test_a_busy_instance_keeps_its_environment_until_it_is_idle(
+    make_live: Make, python: str
+) -> None:
     live = make_live(max_environments=1).ready()
     for name in ("one", "two"):
         live.supervisor.environments.add(name, python)
@@ -59,7 +61,9 @@ def test_a_busy_one_keeps_its_environment_until_it_is_idle(make_live: Make, pyth
     assert set(instances(live)) == {"other"}
 
 
-def test_they_let_go_when_the_store_needs_the_disk(make_live: Make, python: str) -> None:
+def test_idle_instances_are_closed_when_the_store_needs_the_disk(
+    make_live: Make, python: str
+) -> None:
     live = make_live().ready()
     gone: list[str] = []
     live.supervisor.environments.on_unused = gone.append
@@ -71,7 +75,7 @@ def test_they_let_go_when_the_store_needs_the_disk(make_live: Make, python: str)
     assert instances(live) == {}
 
 
-def test_a_busy_one_does_not_and_goes_when_it_is_idle(make_live: Make, python: str) -> None:
+def test_a_busy_instance_is_closed_only_when_it_is_idle(make_live: Make, python: str) -> None:
     live = make_live().ready()
     gone: list[str] = []
     live.supervisor.environments.on_unused = gone.append
@@ -87,7 +91,7 @@ def test_a_busy_one_does_not_and_goes_when_it_is_idle(make_live: Make, python: s
     live.until(lambda: gone == ["one"])
 
 
-def test_an_environment_that_does_not_start_is_told(live: Live, tmp_path: Path) -> None:
+def test_an_environment_that_does_not_start_is_an_error(live: Live, tmp_path: Path) -> None:
     live.supervisor.environments.add("none", str(tmp_path / "no" / "python"))
     calls = [begin(live, "a", "inc", environment=of("none")) for _ in range(2)]
     for call in calls:

@@ -1,4 +1,4 @@
-"""More instances, calls and memory than there is room for; the end of the pool."""
+"""More instances, calls and memory than the limits allow; the end of the pool."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ from support.live import Live
 Make = Callable[..., Live]
 
 
-def test_a_storm_of_calls_that_want_it_anew(live: Live) -> None:
+def test_many_calls_that_each_want_a_new_instance_run_in_order(live: Live) -> None:
     calls = [
         begin(live, "a", "inc", made_with=(i,), want={"anew": True, "arguments": i})
         for i in range(10)
@@ -38,12 +38,12 @@ def test_a_storm_of_calls_that_want_it_anew(live: Live) -> None:
     assert (outcome.instance.generation, outcome.instance.same_arguments) == (10, True)
 
 
-def test_calls_over_eight_with_room_for_four(make_live: Make) -> None:
-    """State is lost only with its generation, and who goes is who was called longest ago."""
+def test_calls_of_eight_instances_work_with_a_limit_of_four(make_live: Make) -> None:
+    """State is lost only with its generation, and the instance called longest ago is evicted."""
     live = make_live(instances=4, slots=4).ready()
     totals: dict[str, tuple[int, int]] = {}
     recent: list[str] = []
-    # Neighbours of a few at a time, so that some calls find theirs and some do not.
+    # A few instances at a time, so that some calls find theirs and some do not.
     order = [f"i{(i // 7 + i % 5) % 8}" for i in range(300)]
     hits = 0
     for name in order:
@@ -65,7 +65,7 @@ def test_calls_over_eight_with_room_for_four(make_live: Make) -> None:
     assert 90 < hits < 297
 
 
-def test_a_thousand_calls_at_once(make_live: Make) -> None:
+def test_a_thousand_calls_at_once_succeed(make_live: Make) -> None:
     live = make_live(instances=4, slots=2, queue_limit=None).ready()
     calls = [begin(live, f"i{i % 8}", "inc") for i in range(1000)]
     found: dict[tuple[str, int], list[int]] = {}
@@ -109,7 +109,7 @@ def test_the_queue_is_bounded_for_instances_too(make_live: Make) -> None:
     assert [value(call.wait()) for call in (busy, *waiting)] == [0, 1, 1]
 
 
-def test_calls_that_insist_are_told_when_it_dies_while_they_wait(live: Live) -> None:
+def test_waiting_calls_that_need_the_existing_instance_fail_when_it_dies(live: Live) -> None:
     pid = result(live, "a", "pid")
     busy = begin(live, "a", "sleep", 60)
     live.until(lambda: instances(live)["a"].running == 1)
@@ -124,7 +124,7 @@ def test_calls_that_insist_are_told_when_it_dies_while_they_wait(live: Live) -> 
 HOG = THING.replace("self.n = start", "self.n = start; self.held = b'x' * (start << 20)")
 
 
-def test_memory_is_limited_while_it_is_made_and_while_it_is_called(live: Live) -> None:
+def test_memory_is_limited_during_construction_and_calls(live: Live) -> None:
     code = thing(
         "def hold(self, mb):\n    held = b'x' * (mb << 20)\n    import time\n    time.sleep(20)",
         base=HOG.replace("self.held", "import time; self.held").replace(
@@ -141,7 +141,7 @@ def test_memory_is_limited_while_it_is_made_and_while_it_is_called(live: Live) -
     assert result(live, "b", "inc", code=code) == 1
 
 
-def test_what_all_use_is_bounded(make_live: Make) -> None:
+def test_the_memory_of_all_instances_is_limited(make_live: Make) -> None:
     live = make_live(instances=8, instances_mb=500).ready()
     for name in "abc":
         result(live, name, "inc", code=HOG, made_with=(200,))
@@ -151,7 +151,7 @@ def test_what_all_use_is_bounded(make_live: Make) -> None:
     assert set(instances(live)) == {"b", "c"}, "the two fit"
 
 
-def test_a_spare_that_is_stopped_does_not_keep_an_instance_from_being_made(
+def test_a_stopped_spare_does_not_prevent_creating_an_instance(
     make_live: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flashpool.pool.workers.ends.watchdog.BEGIN_S", 0.5)
@@ -166,7 +166,7 @@ def test_a_spare_that_is_stopped_does_not_keep_an_instance_from_being_made(
     assert instances(live)["a"].generation == 1
 
 
-def test_idle_ones_make_way_when_there_is_no_room_for_a_process(
+def test_idle_instances_are_closed_when_forks_fail(
     make_live: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = make_live(max_spares=1).ready()
@@ -187,7 +187,7 @@ def test_idle_ones_make_way_when_there_is_no_room_for_a_process(
     assert set(instances(live)) == {"c"}
 
 
-def test_a_drain_closes_what_is_idle_and_waits_for_what_is_not(
+def test_a_drain_closes_idle_instances_and_waits_for_busy_ones(
     make_live: Make, tmp_path: Path
 ) -> None:
     live = make_live(grace_s=5).ready()
@@ -203,7 +203,7 @@ def test_a_drain_closes_what_is_idle_and_waits_for_what_is_not(
     assert {"close 5", "close 0"} <= set(notes(tmp_path / "notes"))
 
 
-def test_nobody_looks_at_the_memory_of_what_died_as_it_was_made(live: Live) -> None:
+def test_memory_checks_stop_when_a_constructor_dies(live: Live) -> None:
     code = "import os\nclass Thing:\n    def __init__(self): os._exit(3)\n"
     outcome = run(live, "a", "inc", code=code, memory_mb=500)
     assert outcome.error_type == "WorkerCrashed"

@@ -37,7 +37,7 @@ def test_cancelling_a_call_that_waits_and_one_that_runs(live: Live) -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 32])
 @pytest.mark.parametrize("kind", ["async def", "def", "async def of"])
-def test_items_come_one_by_one_however_they_are_made(
+def test_items_arrive_one_by_one_from_every_kind_of_generator(
     live: Live, concurrency: int, kind: str
 ) -> None:
     """More items than the window holds, alone and beside another call."""
@@ -58,7 +58,7 @@ def test_items_come_one_by_one_however_they_are_made(
     assert value(nap.wait()) == 1
 
 
-def test_two_streams_at_once_of_whom_one_is_not_read(live: Live) -> None:
+def test_an_unread_stream_does_not_block_another(live: Live) -> None:
     code = thing("async def many(self, n):\n    for i in range(n):\n        yield i\n")
     stuck = begin(live, "a", "many", 100, code=code, stream=True)
     live.until(lambda: len(stuck.sink.items) == 16)
@@ -97,14 +97,14 @@ def reap(self):
 )
 
 
-def test_of_a_call_that_forks_the_first_process_answers(live: Live) -> None:
+def test_after_a_fork_in_a_call_the_original_process_answers(live: Live) -> None:
     for method, args in (("fork", ()), ("afork", (0.2,))):
         assert result(live, method, method, *args, code=FORKS) == "first"
         assert result(live, method, "reap", code=FORKS) == 0
         assert result(live, method, "inc", code=FORKS) == 1, "one process is left, and it works"
 
 
-def test_a_fork_beside_other_calls_takes_none_of_their_frames(live: Live) -> None:
+def test_a_fork_during_other_calls_reads_none_of_their_frames(live: Live) -> None:
     result(live, "a", "nap", 0, code=FORKS)
     fork = begin(live, "a", "afork", 0.5, code=FORKS)
     live.until(lambda: instances(live)["a"].running == 1)
@@ -145,7 +145,7 @@ def run(self):
 
 
 @pytest.mark.parametrize("how", ["exit", "interrupt", "error"])
-def test_a_task_left_behind_that_wants_to_end_the_process_does_not(live: Live, how: str) -> None:
+def test_a_task_left_behind_cannot_end_the_process(live: Live, how: str) -> None:
     pid = result(live, "a", "pid", code=LEAVES)
     assert result(live, "a", "leave_later", how, "not now", code=LEAVES) == "left"
     assert result(live, "a", "nap", 0.1, code=LEAVES) == 0
@@ -156,7 +156,7 @@ def test_a_task_left_behind_that_wants_to_end_the_process_does_not(live: Live, h
     assert result(live, "a", "pid", code=LEAVES) == pid
 
 
-def test_tasks_left_behind_go_on_and_asyncio_run_works_beside_them(live: Live) -> None:
+def test_tasks_left_behind_continue_and_asyncio_run_still_works(live: Live) -> None:
     result(live, "a", "background", code=LEAVES)
     assert result(live, "a", "run", code=LEAVES) == "ran"
     assert any(result(live, "a", "nap", 0.05, code=LEAVES) > 2 for _ in range(200))
@@ -197,7 +197,7 @@ async def hear(self):
 )
 
 
-def test_a_hundred_calls_that_overlap_have_each_their_own_output(live: Live) -> None:
+def test_a_hundred_overlapping_calls_each_have_their_own_output(live: Live) -> None:
     want = {"concurrency": 100}
     result(live, "a", "inc", code=WRITES, want=want)
     calls = [begin(live, "a", "talk", f"<{i}>", 5, code=WRITES, want=want) for i in range(100)]
@@ -212,13 +212,13 @@ def test_a_hundred_calls_that_overlap_have_each_their_own_output(live: Live) -> 
         assert written.endswith("unfinished")
 
 
-def test_a_call_that_overlaps_may_write_much_at_once(live: Live) -> None:
+def test_an_overlapping_call_may_write_much_at_once(live: Live) -> None:
     assert result(live, "a", "shout", 100 << 20, code=WRITES, result_bytes=1 << 20) == 100 << 20
     result(live, "a", "whisper_later", code=WRITES)
     assert run(live, "a", "hear", code=WRITES).output == b"too late\n"
 
 
-def test_what_the_constructor_writes_is_the_first_calls(live: Live) -> None:
+def test_output_of_the_constructor_belongs_to_the_first_call(live: Live) -> None:
     code = THING.replace("self.n = start", "self.n = start; print('made')")
     first, second = begin(live, "a", "inc", code=code), begin(live, "a", "inc", code=code)
     assert first.wait().output == b"made\n"
@@ -267,7 +267,7 @@ def size(self, text):
 )
 
 
-def test_harm_done_to_the_process_is_told_and_the_next_call_has_a_new_one(live: Live) -> None:
+def test_damage_to_the_process_fails_the_call_and_the_next_gets_a_new_instance(live: Live) -> None:
     for method, words in (
         ("exits", "exit code 7"),
         ("close_all", "descriptor that carries its result"),
@@ -280,8 +280,8 @@ def test_harm_done_to_the_process_is_told_and_the_next_call_has_a_new_one(live: 
     assert result(live, "a", "inc", code=HARMS) == 1
 
 
-def test_harm_that_a_call_survives(live: Live) -> None:
-    # Without the async method, and so without a loop, whose descriptors are low ones.
+def test_some_damage_does_not_end_the_instance(live: Live) -> None:
+    # Without the async method there is no loop, whose descriptors would be among the low ones.
     plain = HARMS.replace("async def nap", "def nap").replace("await ", "")
     for method in ("close_low", "threads"):
         assert result(live, "a", method, code=plain) == 1
@@ -291,7 +291,7 @@ def test_harm_that_a_call_survives(live: Live) -> None:
     assert result(live, "c", "inc", code=HARMS) == 1
 
 
-def test_large_arguments_results_and_errors(live: Live) -> None:
+def test_large_arguments_results_and_errors_are_transferred(live: Live) -> None:
     size = 50 << 20
     assert result(live, "a", "size", "x" * size, code=HARMS) == size
     assert len(result(live, "a", "huge", size, code=HARMS)) == size
@@ -326,13 +326,13 @@ def forge(self, kind, meta):
         "",
         "00",
         "ff" * 40,
-        # a number, then: not ok, without words; ok, with a list in place of an object
+        # a number, then: not ok, without a message; ok, with a list in place of an object
         "0100000000000000" + "0000" + "00" * 16 + b"{}".hex(),
         "0100000000000000" + "0100" + "00" * 16 + b"[]".hex(),
         "0100" + "00" * 16 + b'{"overlapping": [[]], "modules": 3}'.hex(),
     ],
 )
-def test_a_forged_frame_does_no_harm_to_others(live: Live, kind: int, meta: str) -> None:
+def test_a_forged_frame_does_not_affect_other_instances(live: Live, kind: int, meta: str) -> None:
     outcome = run(live, "a", "forge", kind, meta, code=FORGED)
     assert outcome.ok or outcome.error_type == "WorkerCrashed", outcome
     assert result(live, "b", "inc") == 1

@@ -1,4 +1,4 @@
-"""Results of requests: a client that has nothing of the call's can read each, or is told why not."""
+"""Results of requests: a client without the call's modules can read each, or gets an error."""
 
 import base64
 import subprocess
@@ -15,7 +15,7 @@ import pickle
 print(repr(eval(sys.argv[2], {"r": pickle.loads(base64.b64decode(sys.stdin.read()))})))
 """
 
-#: Source, what the reader does with the result, and what comes of that.
+#: A source, what the reader does with the result, and the output of that.
 READABLE = {
     "a cached function": (
         "import functools\n@functools.lru_cache(maxsize=3)\ndef g(x): return x + 1\ndef f(): return g",
@@ -80,7 +80,7 @@ READABLE["a large array"] = (
     "(len(r[0]), set(r[0]), r[1]())",
     "(20971520, {120}, 5)",
 )
-#: Source, and what is said.
+#: A source, and the error message.
 UNREADABLE = {
     "an exception that keeps less than it takes": (
         "class E(Exception):\n def __init__(self, a, b): super().__init__(a)\ndef f(): return E(1, 2)",
@@ -118,7 +118,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("name", READABLE)
-def test_a_result_is_read_where_nothing_of_the_call_is(live, name):
+def test_a_result_can_be_read_without_the_calls_modules(live, name):
     code, what, expected = READABLE[name]
     outcome = live.call(code)
     assert outcome.ok, outcome.error

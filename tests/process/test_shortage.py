@@ -1,4 +1,4 @@
-"""What a pool does when descriptors run out, or time passes without it."""
+"""What a pool does when descriptors run out, or while its process is stopped."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def no_process(*_: object, **__: object) -> None:
     ],
     ids=["descriptors", "processes"],
 )
-def test_calls_wait_for_a_zygote_that_the_machine_has_no_room_for(
+def test_calls_wait_while_a_zygote_cannot_start_for_lack_of_resources(
     make_live: Make,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -55,7 +55,7 @@ def test_calls_wait_for_a_zygote_that_the_machine_has_no_room_for(
     refuse: Callable[..., None],
     what: str,
 ) -> None:
-    """It is tried more often than a zygote may fail, leaves nothing, and is not remembered."""
+    """The start is retried beyond the restart limit, leaks nothing, and counts as no failure."""
     live = make_live().ready()
     live.until(lambda: live.zygote().spares == 2)
     before = open_files(), processes.children(os.getpid())
@@ -80,7 +80,7 @@ def test_calls_wait_for_a_zygote_that_the_machine_has_no_room_for(
     live.until(lambda: (open_files(), processes.children(os.getpid())) == before)
 
 
-def test_a_zygote_that_meets_a_shortage_while_it_comes_up_is_started_again(
+def test_a_zygote_that_meets_a_shortage_at_start_up_is_restarted(
     make_live: Make, tmp_path: Path
 ) -> None:
     short = tmp_path / "short"
@@ -88,7 +88,7 @@ def test_a_zygote_that_meets_a_shortage_while_it_comes_up_is_started_again(
     starts = tmp_path / "starts"
     starts.touch()
     boot = tmp_path / "python"
-    # As a guard that cannot fork ends, and a zygote whose imports find no descriptor.
+    # Like a guard that cannot fork, and a zygote whose imports find no free descriptor.
     boot.write_text(
         f"#!/bin/sh\necho x >>{starts}\n"
         f'[ -e {short} ] && exit {shortage.EXIT_STATUS}\nexec {sys.executable} "$@"\n'
@@ -103,12 +103,12 @@ def test_a_zygote_that_meets_a_shortage_while_it_comes_up_is_started_again(
     assert live.stats().shortages == []
 
 
-def test_a_call_that_cannot_be_handed_to_its_instance_ends(
+def test_a_call_that_cannot_be_sent_to_its_instance_fails(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result(live, "a", "inc")
     with monkeypatch.context() as patched:
-        # As where a socket is full, and its descriptors cannot be copied to wait.
+        # As when a socket is full and the descriptors cannot be duplicated to wait.
         patched.setattr(channel.WorkerChannel, "send", no_descriptor)
         started = begin(live, "a", "inc")
     outcome = started.wait()
@@ -117,14 +117,14 @@ def test_a_call_that_cannot_be_handed_to_its_instance_ends(
     assert result(live, "a", "inc") == 1
 
 
-def test_zygotes_are_not_blamed_for_a_pause_of_all(live: Live) -> None:
-    """A container that is paused, with everything in it."""
+def test_a_pause_of_all_processes_does_not_count_against_zygotes(live: Live) -> None:
+    """As when a container is paused with all its processes."""
     parts, pid = live.supervisor._components, live.zygote().pid
     live.until(lambda: live.zygote().spares == 2)
     parts.zygote_set.fork(BASE, 1, "")
     spare = next(iter(parts.worker_set))
     parts.worker_set.stop(spare, None, grace=0.0)
-    # All that is under way, and the latest look at it, were that long ago.
+    # Pending operations, and the latest check of them, began that long ago.
     parts.zygote_set[BASE].answered_at -= 100
     spare.exiting_since -= 100
     parts.running_time._late_at -= 100
@@ -140,7 +140,7 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "BEGIN_S", 1.0)
 
 
-#: Its steps take no time while its process is stopped.
+#: A call that measures only the time in which its process runs.
 IN_STEPS = """def f(steps):
     import time
     for _ in range(steps):
@@ -149,10 +149,10 @@ IN_STEPS = """def f(steps):
 
 
 @pytest.mark.parametrize("all_stop", [True, False])
-def test_time_in_which_the_pool_does_not_run_counts_for_nobody(
+def test_time_while_the_pool_is_stopped_counts_against_nothing(
     make_live: Make, short_patience: None, caplog: pytest.LogCaptureFixture, all_stop: bool
 ) -> None:
-    """Neither against calls, running or waiting, nor against zygotes and what they were asked."""
+    """Neither against running or waiting calls, nor against zygotes and requests to them."""
     live = make_live(slots=1).ready()
     pid = live.zygote().pid
     running = live.start(IN_STEPS, 60, run_s=3.0)
@@ -162,7 +162,7 @@ def test_time_in_which_the_pool_does_not_run_counts_for_nobody(
     stopped = [*processes.descendants(processes.parent(pid))] if all_stop else [pid]
     for one in stopped:
         os.kill(one, signal.SIGSTOP)
-    time.sleep(4)  # the loop does not run meanwhile
+    time.sleep(4)  # blocks the loop
     for one in stopped:
         os.kill(one, signal.SIGCONT)
     assert value(running.wait()) == 60

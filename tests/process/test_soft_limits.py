@@ -1,4 +1,4 @@
-"""Soft limits of async calls: the call is cancelled, and what shares its loop goes on."""
+"""Soft limits of async calls: the call is cancelled, and other calls on its loop continue."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def refuses(self, seconds):
 
 
 @pytest.mark.parametrize("method", ["waits", "gives", "items"])
-def test_finally_runs_in_methods_and_their_instance_stays(
+def test_finally_blocks_of_methods_run_and_their_instance_stays(
     live: Live, tmp_path: Path, method: str
 ) -> None:
     path = tmp_path / "left"
@@ -57,7 +57,7 @@ def test_finally_runs_in_methods_and_their_instance_stays(
     assert result(live, "a", "inc", code=ASYNC) == 2
 
 
-def test_other_calls_on_the_loop_go_on(live: Live, tmp_path: Path) -> None:
+def test_other_calls_on_the_loop_continue(live: Live, tmp_path: Path) -> None:
     result(live, "a", "inc", code=ASYNC)
     neighbour = begin(live, "a", "nap", 1.0, code=ASYNC)
     later = begin(live, "a", "waits", str(tmp_path / "later"), code=ASYNC, soft_s=0.6, run_s=20)
@@ -66,20 +66,20 @@ def test_other_calls_on_the_loop_go_on(live: Live, tmp_path: Path) -> None:
     assert value(neighbour.wait()) == 1
 
 
-def test_one_that_goes_on_has_a_result_or_the_hard_limit(live: Live) -> None:
+def test_a_call_that_ignores_the_soft_limit_gets_a_result_or_the_hard_limit(live: Live) -> None:
     assert result(live, "a", "refuses", 0, code=ASYNC, soft_s=0.2, run_s=20) == "stayed"
     late = run(live, "a", "refuses", 60, code=ASYNC, soft_s=0.2, run_s=0.6)
     assert late.error_type == "Timeout"
 
 
-def test_one_that_ends_in_time_is_left_alone(live: Live) -> None:
+def test_a_call_that_finishes_in_time_is_not_cancelled(live: Live) -> None:
     assert result(live, "a", "nap", 0.05, code=ASYNC, soft_s=20) == 0
-    # And so is the plain one after it, while its limit would have passed.
+    # Nor is the plain call after it, although the earlier soft limit would have passed.
     assert result(live, "a", "nap", 0.1, code=ASYNC, soft_s=0.3) == 0
     assert result(live, "a", "sleep", 0.5, code=ASYNC) == 0
 
 
-def test_finally_runs_in_async_functions(live: Live, tmp_path: Path) -> None:
+def test_finally_blocks_of_async_functions_run(live: Live, tmp_path: Path) -> None:
     path = tmp_path / "left"
     code = (
         "import asyncio\nasync def f(path):\n    try: await asyncio.sleep(60)\n"

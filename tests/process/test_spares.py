@@ -1,4 +1,4 @@
-"""Spares that are stopped, stuck or killed before their call begins: it is run elsewhere."""
+"""Spares that are stopped, stuck or killed before their call begins: the call is retried."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from flashpool.pool.workers.ends import watchdog
 from support.live import alive
 
 NEXT = "def f(): return 'fine'"
-#: In place of `watchdog.BEGIN_S`: a spare that is well begins in less, on a busy machine too.
+#: Replaces `watchdog.BEGIN_S`; a healthy spare begins sooner, even on a busy machine.
 SHORT_S = 1.0
 
 
 def stop_spares(live) -> list[int]:
-    """Stop all there are, as somebody outside might."""
+    """Stop all spares, as a process outside might."""
     live.until(lambda: live.zygote().spares == 2)
     spares = processes.children(live.zygote().pid)
     for pid in spares:
@@ -31,7 +31,7 @@ def stop_spares(live) -> list[int]:
     return spares
 
 
-def test_a_call_that_meets_stopped_spares_is_run_elsewhere(make_live, monkeypatch):
+def test_a_call_sent_to_stopped_spares_is_retried(make_live, monkeypatch):
     monkeypatch.setattr(watchdog, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
     spares = stop_spares(live)
@@ -41,14 +41,14 @@ def test_a_call_that_meets_stopped_spares_is_run_elsewhere(make_live, monkeypatc
     live.until(lambda: not any(map(alive, spares)))
 
 
-def test_a_large_call_that_a_stopped_spare_took_a_part_of_is_run_elsewhere(make_live, monkeypatch):
+def test_a_large_call_partly_read_by_a_stopped_spare_is_retried(make_live, monkeypatch):
     monkeypatch.setattr(watchdog, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
     stop_spares(live)
     assert live.value("def f(x): return len(x)", bytes(5_000_000)) == 5_000_000
 
 
-def test_a_time_limit_does_not_count_what_never_began(make_live):
+def test_a_time_limit_does_not_include_attempts_that_never_began(make_live):
     live = make_live(slots=1).ready()
     stop_spares(live)
     outcome = live.call(NEXT, run_s=1.5)
@@ -66,7 +66,7 @@ def test_a_spare_that_is_being_ended_gets_no_call(make_live):
     assert outcome.receipt.attempts == 1
 
 
-def test_a_long_call_is_not_taken_for_a_stuck_one(make_live, monkeypatch):
+def test_a_long_call_is_not_mistaken_for_a_stuck_one(make_live, monkeypatch):
     monkeypatch.setattr(watchdog, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
     outcome = live.call("import time\ndef f():\n    time.sleep(2.5); return 1")
@@ -74,18 +74,18 @@ def test_a_long_call_is_not_taken_for_a_stuck_one(make_live, monkeypatch):
     assert outcome.receipt.attempts == 1
 
 
-def test_a_call_for_which_no_worker_begins_says_so(make_live, monkeypatch):
+def test_a_call_that_no_worker_begins_fails_with_that_reason(make_live, monkeypatch):
     monkeypatch.setattr(watchdog, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
     live.until(lambda: live.zygote().spares == 2)
-    # No worker gets its call. (Stopping each from outside would come too late for some.)
+    # No worker gets its call. (Stopping workers from outside would be too late for some.)
     monkeypatch.setattr(WorkerChannel, "send", lambda *message: None)
     outcome = live.call(NEXT)
     assert outcome.error_type == "WorkerCrashed"
     assert "no worker started the call" in outcome.error
 
 
-def test_an_instance_of_which_a_spare_could_not_be_told_is_made_elsewhere(live, monkeypatch):
+def test_an_instance_that_cannot_be_sent_to_a_spare_is_created_elsewhere(live, monkeypatch):
     sent, send = [], WorkerChannel.send
 
     def fail_first(link: WorkerChannel, kind: int, *more: object) -> None:
@@ -99,7 +99,7 @@ def test_an_instance_of_which_a_spare_could_not_be_told_is_made_elsewhere(live, 
     assert sent == [wire.LOAD, wire.LOAD, wire.CALL]
 
 
-def test_a_call_with_arrays_is_run_again_too():
+def test_a_call_with_arrays_is_retried_too():
     numpy = pytest.importorskip("numpy")
     with Pool(max_workers=1) as pool:
         assert pool.submit(abs, -1).result() == 1

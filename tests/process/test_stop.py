@@ -1,4 +1,4 @@
-"""A supervisor that stops, whatever comes at that moment."""
+"""A supervisor stops, whatever happens at that moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flashpool.pool._child import processes
 from flashpool.pool.residents import pressure
 from support.live import alive
 
-#: Saves what it has when it is asked to end, which takes a moment.
+#: Saves its state on SIGTERM, which takes a moment.
 SAVES = """
 import os, signal, sys, time
 def f(path):
@@ -30,7 +30,7 @@ def f(path):
 """
 
 
-def test_spares_that_die_as_it_stops_are_no_error(make_live) -> None:
+def test_spares_that_die_during_the_stop_cause_no_error(make_live) -> None:
     live = make_live(slots=4).ready()
     complaints = []
     live.loop.set_exception_handler(lambda _loop, context: complaints.append(context))
@@ -40,7 +40,7 @@ def test_spares_that_die_as_it_stops_are_no_error(make_live) -> None:
     spares = processes.children(live.zygote().pid)
     for spare in spares:
         os.kill(spare, signal.SIGKILL)
-    # The loop does not run meanwhile: it hears of them when it stops already.
+    # The loop is blocked meanwhile, so it learns of the deaths when it is already stopping.
     deadline = time.monotonic() + 30
     while any(os.path.exists(f"/proc/{pid}") for pid in spares):
         assert time.monotonic() < deadline
@@ -49,7 +49,7 @@ def test_spares_that_die_as_it_stops_are_no_error(make_live) -> None:
     assert not complaints
 
 
-def test_a_measure_that_failed_does_not_keep_it_from_stopping(make_live, monkeypatch) -> None:
+def test_a_failed_memory_measurement_does_not_prevent_the_stop(make_live, monkeypatch) -> None:
     def fails(_pids: object) -> None:
         raise RuntimeError("no thread to be had")
 
@@ -62,7 +62,7 @@ def test_a_measure_that_failed_does_not_keep_it_from_stopping(make_live, monkeyp
 
 
 @pytest.mark.parametrize("when", ["running", "cancelled"])
-def test_what_runs_is_asked_to_end_and_has_the_grace(make_live, tmp_path: Path, when: str) -> None:
+def test_running_calls_get_sigterm_and_the_grace(make_live, tmp_path: Path, when: str) -> None:
     live = make_live(grace_s=20).ready()
     started = live.start(SAVES, str(tmp_path / "state"))
     started.wait_for_output(b"here")
@@ -75,7 +75,7 @@ def test_what_runs_is_asked_to_end_and_has_the_grace(make_live, tmp_path: Path, 
     assert started.wait().error_type == "Cancelled"
 
 
-def test_what_does_not_end_when_asked_to_is_killed_after_the_grace(make_live) -> None:
+def test_calls_that_ignore_sigterm_are_killed_after_the_grace(make_live) -> None:
     live = make_live(grace_s=1.0).ready()
     ignores = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     started = live.start(
@@ -88,7 +88,9 @@ def test_what_does_not_end_when_asked_to_is_killed_after_the_grace(make_live) ->
     assert not alive(pid)
 
 
-def test_calls_of_instances_are_ended_and_then_these_close(make_live, tmp_path: Path) -> None:
+def test_calls_of_instances_are_ended_and_then_the_instances_close(
+    make_live, tmp_path: Path
+) -> None:
     live = make_live(grace_s=20).ready()
     code = closing(
         tmp_path / "notes",
@@ -107,7 +109,7 @@ def test_calls_of_instances_are_ended_and_then_these_close(make_live, tmp_path: 
     assert started.wait().error_type == "Cancelled"
 
 
-def test_an_instance_that_is_being_made_holds_up_nobody(make_live, tmp_path: Path) -> None:
+def test_an_instance_under_construction_does_not_delay_the_stop(make_live, tmp_path: Path) -> None:
     live = make_live(grace_s=20).ready()
     made = tmp_path / "made"
     code = f"class Thing:\n    def __init__(self):\n        open({str(made)!r}, 'a'); import time; time.sleep(60)"

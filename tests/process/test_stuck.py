@@ -1,6 +1,6 @@
-"""Processes that cannot be killed now: who waits for a volume that hangs outlives SIGKILL.
+"""Processes that cannot be killed now: one that waits for a hanging volume outlives SIGKILL.
 
-Each is its own call's trouble: the zygote, other calls and instances go on.
+Each affects its own call only: the zygote, other calls and instances continue.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def touches(volume: HangingFile, then: str = "") -> str:
     return f"import os\ndef f():\n    print('here', flush=True)\n    os.path.exists({volume.file!r}){then}"
 
 
-def test_a_call_that_cannot_be_killed_ends_alone(
+def test_a_call_that_cannot_be_killed_fails_alone(
     make_live: Callable[..., Live], volume: HangingFile
 ) -> None:
     live = make_live(slots=3).ready()
@@ -73,7 +73,7 @@ def test_a_call_that_cannot_be_killed_ends_alone(
     assert neighbour.wait().error_type == "Cancelled"
 
 
-def test_its_slot_is_for_nobody_else_until_it_is_gone(
+def test_the_slot_of_a_call_that_cannot_be_killed_stays_taken(
     make_live: Callable[..., Live], volume: HangingFile
 ) -> None:
     live = make_live(slots=1).ready()
@@ -84,7 +84,7 @@ def test_its_slot_is_for_nobody_else_until_it_is_gone(
     assert waits.wait().ok
 
 
-def test_what_a_call_left_and_cannot_be_killed_holds_up_its_own_slot_only(
+def test_an_unkillable_process_left_by_a_call_keeps_only_its_slot(
     make_live: Callable[..., Live], volume: HangingFile
 ) -> None:
     live = make_live(slots=2).ready()
@@ -113,7 +113,7 @@ def f():
     live.until(lambda: not live.stats().stuck and live.stats().slots.busy == 0)
 
 
-def test_an_instance_that_cannot_be_killed_is_made_again(
+def test_an_instance_that_cannot_be_killed_is_replaced(
     make_live: Callable[..., Live], volume: HangingFile
 ) -> None:
     live = make_live(slots=3).ready()
@@ -137,7 +137,9 @@ def test_an_instance_that_cannot_be_killed_is_made_again(
     assert len(live.stats().instances) == 1
 
 
-def test_a_stop_does_not_wait_for_it(make_live: Callable[..., Live], volume: HangingFile) -> None:
+def test_a_stop_does_not_wait_for_a_process_that_cannot_be_killed(
+    make_live: Callable[..., Live], volume: HangingFile
+) -> None:
     live = make_live(slots=1).ready()
     started = live.start(touches(volume))
     live.until(lambda: volume.waiting == 1)
@@ -146,7 +148,7 @@ def test_a_stop_does_not_wait_for_it(make_live: Callable[..., Live], volume: Han
     volume.release()
 
 
-def test_a_zygote_that_is_killed_over_a_stuck_worker_comes_back(
+def test_a_zygote_killed_above_a_stuck_worker_is_restarted(
     make_live: Callable[..., Live], volume: HangingFile
 ) -> None:
     live = make_live(slots=2).ready()

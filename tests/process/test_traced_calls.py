@@ -1,4 +1,4 @@
-"""Calls that have a place in a trace find it in their environment; nothing else changes for them."""
+"""Traced calls find their trace context in environment variables; nothing else changes for them."""
 
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,13 @@ def readers(make_live: Any, tmp_path: Path) -> Live:
 
 
 def outcomes(live: Live, code: str) -> list[Any]:
-    """Of a first call, and of later ones, when it is decided what is preloaded for them."""
+    """Outcomes of a first call, and of later calls after the preloading is decided."""
     found = [live.call(code, call={"trace": place(1)})]
     live.until(lambda: all(one.state == "ready" for one in live.stats().zygotes))
     return [*found, *(live.call(code, call={"trace": place(number)}) for number in range(2, 5))]
 
 
-def test_a_call_has_its_place(live: Live) -> None:
+def test_a_call_has_its_trace_context(live: Live) -> None:
     code = f"def f():\n    {WHERE}"
     for one, more in ((place(1), None), (place(2, "a=1"), "a=1")):
         found = value_of(live.call(code, call={"trace": one}))
@@ -45,19 +45,19 @@ def test_a_call_has_its_place(live: Live) -> None:
     assert value_of(live.call(code, call=own))[0] == "mine", "what a request sets counts more"
 
 
-def test_it_is_no_change_of_what_imports_read(readers: Live) -> None:
+def test_a_trace_context_does_not_count_as_a_change(readers: Live) -> None:
     found = outcomes(readers, "def f():\n    import copied\n    return len(copied.PAYLOAD)")
     assert [value_of(one) for one in found] == [1000] * 4
     assert found[-1].receipt.preloaded
     assert not any(one.warnings for one in found)
 
 
-def test_a_module_that_reads_it_is_not_preloaded(readers: Live) -> None:
+def test_a_module_that_reads_the_trace_context_is_not_preloaded(readers: Live) -> None:
     found = outcomes(readers, "def f():\n    import placed\n    return placed.PLACE")
     assert [value_of(one) for one in found] == [place(number).traceparent for number in range(1, 5)]
 
 
-def test_each_call_of_an_instance_has_its_own(live: Live) -> None:
+def test_each_call_of_an_instance_has_its_own_trace_context(live: Live) -> None:
     code = thing(SELF_WHERE)
     for number in (1, 2):
         one = place(number)
@@ -69,7 +69,7 @@ def test_each_call_of_an_instance_has_its_own(live: Live) -> None:
     assert result(live, "b", "where", code=fails) == [None, None]
 
 
-def test_calls_that_share_a_process_have_none(live: Live) -> None:
+def test_overlapping_calls_have_no_trace_context(live: Live) -> None:
     code = thing(f"async {SELF_WHERE}")
     want = {"concurrency": 4}
     result(live, "a", "inc", code=code, want=want)

@@ -1,4 +1,4 @@
-"""Several processes that unpack at once, and some that are killed meanwhile."""
+"""Several processes that unpack at once, some of which are killed."""
 
 import json
 import os
@@ -67,7 +67,9 @@ def outcomes(processes: "list[subprocess.Popen[bytes]]") -> Iterator[dict[str, A
 
 
 @pytest.mark.parametrize("locks", ["work", "fail", "lie"])
-def test_ten_that_start_together_unpack_one_app(archive: Path, root: Path, locks: str) -> None:
+def test_ten_servers_that_start_together_unpack_one_app(
+    archive: Path, root: Path, locks: str
+) -> None:
     with ExitStack() as stack:
         processes = [stack.enter_context(begin(archive, root, locks)) for _ in range(10)]
         found = list(outcomes(processes))
@@ -82,14 +84,14 @@ def test_ten_that_start_together_unpack_one_app(archive: Path, root: Path, locks
     assert len(os.listdir(root.parent.parent)) == 3  # archive, link, local directory
 
 
-def test_a_kill_at_any_moment_leaves_nothing_that_is_taken_for_an_app(
+def test_a_kill_at_any_moment_leaves_no_incomplete_app(
     archive: Path, root: Path, tmp_path: Path
 ) -> None:
     with begin(archive, tmp_path / "count" / "apps", "work") as process:
         (counted,) = outcomes([process])
     total = counted["events"]
     assert total > 50
-    # The beginning, the end with the renames, and some of the many files between.
+    # Sample the beginning, the renames at the end, and some of the many files between.
     moments = [*range(1, 12, 3), *range(12, total - 8, total // 4), *range(total - 8, total + 1)]
     killed_with_app = 0
     for moment in moments:

@@ -1,4 +1,4 @@
-"""Calls that are looked into: their stacks, what they write, and how they are found."""
+"""Watching calls: their stacks, their output, and lookup by id."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ def text_of(live: Live, call_id: int) -> "tuple[str, str]":
 
 
 def until(live: Live, call_id: int, words: str, seconds: float = 60) -> "tuple[str, str]":
-    """Ask for stacks until the words are in what comes, or in why nothing does."""
+    """Request stacks until the words are in the answer, or in the reason why there is none."""
     end = time.monotonic() + seconds
     while words not in "".join(found := text_of(live, call_id)):
         assert time.monotonic() < end, found
@@ -26,7 +26,7 @@ def until(live: Live, call_id: int, words: str, seconds: float = 60) -> "tuple[s
     return found
 
 
-def test_stacks_show_every_thread_and_the_call_goes_on(live: Live) -> None:
+def test_stacks_show_every_thread_and_the_call_continues(live: Live) -> None:
     code = """
 def rests(event):
     event.wait()
@@ -68,11 +68,11 @@ def f():
         ("import signal\n    signal.signal(signal.SIGWINCH, signal.SIG_DFL)", "to its default"),
     ],
 )
-def test_where_there_are_no_stacks_it_says_why(live: Live, code: str, words: str) -> None:
+def test_missing_stacks_are_explained(live: Live, code: str, words: str) -> None:
     one = live.start(
         f"def f():\n    {code}\n    print('begun', flush=True)\n    import time; time.sleep(60)"
     )
-    one.wait_for_output(b"begun")  # one of them has the standard library warn, in numbers
+    one.wait_for_output(b"begun")  # one parameter set makes the standard library emit many warnings
     text, problem = text_of(live, one.id)
     assert text == ""
     assert words in problem
@@ -88,7 +88,7 @@ def test_a_busy_extension_shows_where_it_is(live: Live) -> None:
     live.supervisor.cancel(one.id)
 
 
-def test_a_reader_gets_all_from_the_start_and_then_the_end(live: Live) -> None:
+def test_a_reader_gets_all_output_and_then_the_end(live: Live) -> None:
     watching = live.supervisor.watching
     one = live.start(
         "import time\ndef f():\n    print('a', flush=True)\n    time.sleep(0.5)\n    print('b')"
@@ -129,7 +129,7 @@ def test_calls_are_found_by_each_of_their_ids(live: Live) -> None:
     assert live.run(watching.stacks(one.id)) is None
 
 
-def test_stopped_processes_have_no_stacks_now(live: Live) -> None:
+def test_stopped_processes_have_no_stacks(live: Live) -> None:
     one = live.start("import time\ndef f():\n    print(0, flush=True)\n    time.sleep(30)")
     one.wait_for_output(b"0")
     os.kill(one.pid, signal.SIGSTOP)
@@ -139,7 +139,7 @@ def test_stopped_processes_have_no_stacks_now(live: Live) -> None:
     live.supervisor.cancel(one.id)
 
 
-def test_a_dump_is_whole_though_the_machine_stops_its_process_again_and_again(live: Live) -> None:
+def test_a_dump_is_complete_although_its_process_is_stopped_repeatedly(live: Live) -> None:
     one = live.start(
         "import threading, time\n"
         "def last(): time.sleep(60)\n"
@@ -159,7 +159,7 @@ def test_a_dump_is_whole_though_the_machine_stops_its_process_again_and_again(li
             written = zygote.stack_file.size()
             os.kill(pid, signal.SIGCONT)
             while zygote.stack_file.size() <= written and not over.is_set():
-                pass  # it is stopped as soon as it has written some more
+                pass  # stop the process as soon as it has written some more
             os.kill(pid, signal.SIGSTOP)
             stops += 1
             over.wait(0.1)

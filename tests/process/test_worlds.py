@@ -1,4 +1,4 @@
-"""What a call finds around it: its modules as files, its loop, its commands."""
+"""A call's surroundings: its modules as files, its loop, its commands."""
 
 import json
 import os
@@ -15,12 +15,12 @@ HELPER = {"helper.py": "import os\nHERE = os.path.dirname(__file__)\n"}
 
 
 def shipping(code: str, modules: dict[str, str] = HELPER, **options: Any) -> dict[str, Any]:
-    """A request's body, for `Live.start`."""
+    """Return a request's body, for `Live.start`."""
     request = {"function_name": "f", "function_code": code, "serialization_format": "json"}
     return {"body": json.dumps({**request, "modules": modules}).encode(), **options}
 
 
-def test_files_go_with_their_call_however_it_ends(live: Live) -> None:
+def test_module_files_are_removed_however_their_call_finishes(live: Live) -> None:
     ways = {
         "return": "return helper.HERE",
         "exit": "print(helper.HERE, flush=True)\n    os._exit(3)",
@@ -35,7 +35,7 @@ def test_files_go_with_their_call_however_it_ends(live: Live) -> None:
         assert "warning" not in outcome.output.decode().lower()
 
 
-def test_files_go_when_the_zygote_is_killed(make_live: Any) -> None:
+def test_module_files_are_removed_when_the_zygote_is_killed(make_live: Any) -> None:
     live = make_live(slots=1).ready()
     code = "import helper, time\ndef f():\n    print(helper.HERE, flush=True)\n    time.sleep(60)\n"
     started = live.start(code, call=shipping(code))
@@ -46,7 +46,7 @@ def test_files_go_when_the_zygote_is_killed(make_live: Any) -> None:
     live.until(lambda: not folder.parents[1].exists())
 
 
-def test_what_a_call_ships_is_no_change_of_its_surroundings(make_live: Any) -> None:
+def test_shipped_modules_do_not_count_as_changes_of_surroundings(make_live: Any) -> None:
     live = make_live(slots=1).ready()
     code = "import helper, json.tool\ndef f():\n    return 1\n"
     outcomes = [live.start(code, call=shipping(code)).wait() for _ in range(3)]
@@ -80,21 +80,25 @@ def plain(self):
 
 
 @pytest.mark.parametrize("concurrency", [1, 32])
-def test_an_instance_with_async_methods_is_made_on_their_loop(live: Live, concurrency: int) -> None:
+def test_an_instance_with_async_methods_is_created_on_their_loop(
+    live: Live, concurrency: int
+) -> None:
     code, want = thing(LOOPS), {"concurrency": concurrency}
     assert result(live, "a", "same", code=code, want=want) is True
     assert result(live, "a", "plain", code=code, want=want) == "ran"
     assert result(live, "a", "same", code=code, want=want) is True
 
 
-def test_one_with_plain_methods_only_is_made_without_a_loop(live: Live) -> None:
+def test_an_instance_with_plain_methods_only_is_created_without_a_loop(live: Live) -> None:
     code = "class Thing:\n def __init__(self):\n  import asyncio, sys\n  self.n = asyncio.run(self.get(self))\n"
     code += " get = staticmethod(lambda self: __import__('asyncio').sleep(0, 5))\n def inc(self): return self.n\n"
     assert result(live, "a", "inc", code=code) == 5
 
 
 @pytest.mark.parametrize(("method", "value"), [("same", True), ("many", [True]), ("plain", "ran")])
-def test_so_is_an_instance_of_one_call(live: Live, method: str, value: object) -> None:
+def test_an_instance_for_one_call_is_created_on_its_methods_loop(
+    live: Live, method: str, value: object
+) -> None:
     request = {
         "execution_type": "class",
         "class_name": "Thing",
@@ -116,7 +120,7 @@ def test_an_error_of_a_constructor_on_a_loop_shows_the_users_lines(live: Live) -
     assert "flashpool" not in outcome.error
 
 
-def test_what_a_constructor_on_a_loop_prints_is_its_calls(live: Live) -> None:
+def test_output_of_a_constructor_on_a_loop_belongs_to_the_call(live: Live) -> None:
     code = "class Thing:\n    def __init__(self):\n        print('made')\n    async def inc(self): return 1\n"
     started = begin(live, "a", "inc", code=code)
     assert started.wait().ok

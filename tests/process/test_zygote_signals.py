@@ -1,4 +1,4 @@
-"""Signals that calls send to their parents end nobody but those who sent them to themselves."""
+"""Signals that calls send to their parents do not end zygotes or guards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.interpreters import virtualenv
 from support.live import Live
 
 SENT = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGPROF")
-#: Tells how a process takes each signal, and which it blocks; the child of one, too.
+#: Reports how a process and its child handle each signal, and which signals are blocked.
 DISPOSITIONS = """
 import os, signal, subprocess, sys
 def f():
@@ -29,7 +29,7 @@ def f():
 """
 
 
-def test_polite_signals_of_calls_end_neither_zygote_nor_guard(
+def test_termination_signals_of_calls_end_neither_zygote_nor_guard(
     make_live: Callable[..., Live],
 ) -> None:
     live = make_live(slots=3).ready()
@@ -56,7 +56,9 @@ def f(guard, names):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_calls_take_signals_as_any_python_does(make_live: Callable[..., Live], method: str) -> None:
+def test_calls_handle_signals_as_any_python_does(
+    make_live: Callable[..., Live], method: str
+) -> None:
     told = subprocess.run(
         [sys.executable, "-c", f"import json\n{DISPOSITIONS}\nprint(json.dumps(f()))"],
         capture_output=True,
@@ -68,8 +70,10 @@ def test_calls_take_signals_as_any_python_does(make_live: Callable[..., Live], m
     assert json.loads(json.dumps(found)) == json.loads(told.stdout)
 
 
-def test_they_do_so_where_the_server_ignores_them(make_live: Callable[..., Live]) -> None:
-    """As a shell has its background jobs do."""
+def test_calls_handle_signals_even_if_the_server_ignores_them(
+    make_live: Callable[..., Live],
+) -> None:
+    """A shell makes background jobs ignore some signals."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         live = make_live().ready()
@@ -79,7 +83,7 @@ def test_they_do_so_where_the_server_ignores_them(make_live: Callable[..., Live]
     assert outcome.error_type == "KeyboardInterrupt"
 
 
-def test_so_does_what_is_imported_ahead_of_calls(make_live: Callable[..., Live], tmp_path) -> None:
+def test_preloaded_modules_see_no_blocked_signals(make_live: Callable[..., Live], tmp_path) -> None:
     asks = "import signal\nBLOCKED = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))\nif BLOCKED: open(__file__ + '.blocked', 'a').close()"
     python = virtualenv(tmp_path / "env", asks=asks)
     live = make_live(base_python=str(python), slots=1).ready()

@@ -1,4 +1,4 @@
-"""Zygotes: how they come up, fail to, are replaced, and are made to end."""
+"""Zygotes: how they start, fail to start, are replaced, and are stopped."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ NEXT = "def f(): return 'fine'"
 
 @pytest.fixture
 def interpreter(tmp_path):
-    """Makes a virtualenv of this Python that has the given modules, and code at its start."""
+    """Create a virtualenv of this Python with the given modules and start-up code."""
     return lambda **files: str(virtualenv(tmp_path / "env", **files))
 
 
-def test_an_interpreter_without_our_packages_gets_the_runtimes_and_no_other(make_live, interpreter):
+def test_an_interpreter_without_our_packages_gets_only_the_runtimes(make_live, interpreter):
     live = make_live(base_python=interpreter()).ready()
     assert live.value("def f(x):\n    import cloudpickle; return lambda: x", 5)() == 5
     assert live.call("def f():\n    import fastapi").error_type == "ModuleNotFoundError"
@@ -54,8 +54,8 @@ def test_an_interpreter_without_our_packages_gets_the_runtimes_and_no_other(make
     ],
     ids=["exits", "_exits", "segfaults", "raises", "floods", "loops"],
 )
-def test_a_start_up_that_fails_is_told_with_its_words(make_live, interpreter, start_up, words):
-    # Short for the one that is to pass it; the others are to have ended by themselves.
+def test_a_failed_start_up_is_reported_with_its_output(make_live, interpreter, start_up, words):
+    # Short for the start-up that is to time out; the others end by themselves.
     limit_s = 1.0 if "did not come up" in words else 30.0
     live = make_live(base_python=interpreter(at_start=start_up), start_timeout_s=limit_s)
     outcome = live.call(NEXT)
@@ -65,7 +65,7 @@ def test_a_start_up_that_fails_is_told_with_its_words(make_live, interpreter, st
         live.run(live.supervisor.wait_ready())
 
 
-def test_a_missing_interpreter_is_told(make_live, tmp_path):
+def test_a_missing_interpreter_is_an_error(make_live, tmp_path):
     live = make_live(base_python=str(tmp_path / "no-python"))
     outcome = live.call(NEXT)
     assert outcome.error_type == "EnvironmentStartFailed"
@@ -79,7 +79,7 @@ def test_a_crash_loop_is_cut_off(make_live, interpreter):
     assert sum(live.supervisor._components.zygote_set.history.starts.values()) <= 5
 
 
-def test_the_base_comes_back_by_itself_when_its_starts_are_allowed_again(make_live, monkeypatch):
+def test_the_base_is_restarted_when_its_starts_are_allowed_again(make_live, monkeypatch):
     live = make_live().ready()
 
     def kill_all() -> None:
@@ -104,20 +104,20 @@ def test_a_thread_at_start_up_makes_workers_spawn_and_says_why(make_live, interp
     assert live.call(NEXT).receipt.start_method == "spawn"
 
 
-def test_spawned_workers_that_never_prepare_are_ended(make_live, interpreter):
+def test_spawned_workers_that_never_become_ready_are_killed(make_live, interpreter):
     live = make_live(
         base_python=interpreter(at_start="import time; time.sleep(1000)"),
         start_method="spawn",
         grace_s=0.1,
     ).ready()
-    # Short for workers; the zygote itself had its time.
+    # Short for workers; the zygote itself has already started.
     dog = live.supervisor._components.watchdog
     dog._config = replace(dog._config, start_timeout_s=0.5)
     outcome = live.call(NEXT, queue_s=3)
     assert outcome.error_type in {"Timeout", "EnvironmentStartFailed"}
 
 
-def test_what_calls_import_is_preloaded_for_that_function_alone(make_live, interpreter):
+def test_imports_of_calls_are_preloaded_for_that_function_only(make_live, interpreter):
     live = make_live(
         base_python=interpreter(heavy="import os\nMADE_BY = [os.getpid()]", heavy_too="x = 1"),
         slots=1,
@@ -146,7 +146,7 @@ def test_a_learned_module_that_starts_a_thread_is_left_out(make_live, interprete
     assert live.call(code).receipt.start_method == "fork"
 
 
-def test_a_learned_module_that_kills_is_left_out(make_live, interpreter):
+def test_a_learned_module_that_kills_its_process_is_left_out(make_live, interpreter):
     kills = "import os\nif not os.environ.get('MAY'): os._exit(4)"
     live = make_live(base_python=interpreter(kills=kills), slots=1).ready()
     code = "def f():\n    import kills; return 1"
@@ -155,7 +155,7 @@ def test_a_learned_module_that_kills_is_left_out(make_live, interpreter):
     assert live.value(code, call={"env": {"MAY": "1"}}) == 1
 
 
-#: A class that workers cannot give a token of their own.
+#: A class whose random token workers cannot renew.
 BREAKS_WORKERS = """
 import secrets
 HERE = [os.getpid()]
@@ -205,9 +205,7 @@ def test_a_learned_module_that_breaks_forks_is_left_out(
 
 
 @pytest.mark.parametrize("hook", ["os._exit(3)", "os.abort()", "HITS.append(1)"])
-def test_a_hook_for_forks_of_a_preloaded_module_is_for_those_of_user_code(
-    make_live, interpreter, hook
-):
+def test_fork_hooks_of_preloaded_modules_run_for_forks_of_user_code(make_live, interpreter, hook):
     module = f"import os\nHITS = []\nos.register_at_fork(after_in_child=lambda: {hook})"
     live = make_live(base_python=interpreter(hooked=module), slots=1).ready()
     code = (
@@ -236,7 +234,7 @@ def test_a_loaded_zygote_that_dies_before_it_forks_is_given_up(make_live, interp
     assert not errors
 
 
-def test_an_interpreter_whose_forks_die_spawns(make_live, interpreter):
+def test_an_interpreter_whose_forks_die_spawns_workers(make_live, interpreter):
     exits = "import os, sys\nos.register_at_fork(after_in_child=lambda: os._exit(3))"
     live = make_live(base_python=interpreter(at_start=exits)).ready()
     live.until(lambda: [z.start_method for z in live.stats().zygotes] == ["spawn"])
@@ -244,7 +242,7 @@ def test_an_interpreter_whose_forks_die_spawns(make_live, interpreter):
     assert "before user code began" in live.zygote().reason
 
 
-def test_spares_killed_from_outside_blame_no_module(make_live, interpreter):
+def test_spares_killed_from_outside_do_not_count_against_modules(make_live, interpreter):
     live = make_live(base_python=interpreter(mine="x = 1"), slots=1).ready()
     code = "def f():\n    import mine; return 1"
     assert live.value(code) == 1
@@ -258,8 +256,8 @@ def test_spares_killed_from_outside_blame_no_module(make_live, interpreter):
 
 
 @pytest.mark.slow
-def test_a_zygote_that_is_killed_often_comes_back_and_that_is_told(live):
-    """By its own calls, say. It can start: nobody is told that it cannot."""
+def test_a_zygote_that_is_killed_often_is_restarted_and_logged(live):
+    """For example by its own calls. Since the zygote can start, no error says otherwise."""
     kills = "import os, time\ndef f(): os.kill(os.getppid(), 9); time.sleep(60)"
     for _ in range(7):
         outcome = live.start(kills).wait()
@@ -271,7 +269,7 @@ def test_a_zygote_that_is_killed_often_comes_back_and_that_is_told(live):
 
 
 def test_a_library_that_ends_its_threads_before_a_fork_is_preloaded(make_live):
-    """As NumPy's OpenBLAS does, where it starts any."""
+    """NumPy's OpenBLAS does so where it starts threads."""
     live = make_live(slots=1, worker_env={"OPENBLAS_NUM_THREADS": "2"}).ready()
     code = (
         "def f():\n    import numpy; return float((numpy.ones((300, 300)) @ numpy.ones(300)).sum())"
@@ -312,7 +310,7 @@ def test_the_modules_of_a_request_are_not_learned(live):
     assert [z.profile for z in live.stats().zygotes] == [0]
 
 
-def test_spares_are_let_go_when_idle_and_come_back(make_live):
+def test_idle_spares_are_dismissed_and_return(make_live):
     live = make_live(spare_idle_s=0.5).ready()
     live.until(lambda: live.zygote().spares == 2)
     live.until(lambda: live.zygote().spares == 0)
@@ -320,7 +318,7 @@ def test_spares_are_let_go_when_idle_and_come_back(make_live):
     assert live.value(NEXT) == "fine"
 
 
-def test_a_stopped_zygote_is_found_out_and_replaced(make_live, monkeypatch):
+def test_a_stopped_zygote_is_detected_and_replaced(make_live, monkeypatch):
     from flashpool.pool.workers.ends import watchdog
 
     monkeypatch.setattr(watchdog, "ANSWER_S", 1.5)
@@ -335,7 +333,7 @@ def test_a_stopped_zygote_is_found_out_and_replaced(make_live, monkeypatch):
     assert not alive(stopped)
 
 
-def test_a_stopped_guard_does_not_hold_up_a_stop(make_live):
+def test_a_stopped_guard_does_not_delay_a_stop(make_live):
     live = make_live().ready()
     guard = processes.parent(live.zygote().pid)
     os.kill(guard, signal.SIGSTOP)
@@ -376,7 +374,7 @@ def test_a_drain_has_a_limit_and_a_stop_ends_the_rest(live):
         live.start(NEXT)
 
 
-def test_a_full_queue_refuses(make_live):
+def test_a_full_queue_refuses_calls(make_live):
     live = make_live(slots=1, queue_limit=2).ready()
     blocker = live.start("def f():\n    import time; time.sleep(60)")
     assert blocker.pid
@@ -392,7 +390,7 @@ def test_a_full_queue_refuses(make_live):
     assert queue.refused == queue.by_phase["slot"].refused == 1
 
 
-def test_an_instance_of_other_code_is_no_full_queue(live):
+def test_a_conflict_over_an_instance_is_not_reported_as_a_full_queue(live):
     result(live, "a", "inc")
     with pytest.raises(InstanceConflict):
         begin(live, "a", "inc", code=thing("def more(self): pass"))
@@ -405,8 +403,8 @@ def group():
         yield group
 
 
-def test_a_machine_without_room_for_processes_recovers(group, make_live):
-    """Forks that fail are tried again; who waits for them is not lost."""
+def test_forks_that_fail_for_lack_of_processes_are_retried(group, make_live):
+    """Failed forks are retried, and the calls that wait for them are not lost."""
     live = make_live(slots=2).ready()
     live.until(lambda: live.zygote().spares == 2)
     group.take(live.zygote().pid)
@@ -423,7 +421,7 @@ def test_a_machine_without_room_for_processes_recovers(group, make_live):
 
 
 def test_a_zygote_whose_limit_of_open_files_is_lowered_raises_it(make_live):
-    """Its calls have the limit that it began with."""
+    """Calls have the limit that the zygote started with."""
     live = make_live(slots=2).ready()
     zygote = live.zygote().pid
     live.until(lambda: live.zygote().spares == 2)
@@ -436,8 +434,8 @@ def test_a_zygote_whose_limit_of_open_files_is_lowered_raises_it(make_live):
     assert live.zygote().pid == zygote
 
 
-def test_nothing_grows(make_live):
-    """Descriptors and tables after many calls are what they were after some."""
+def test_descriptors_and_tables_do_not_grow(make_live):
+    """After many calls, descriptors and tables are as they were after a few."""
     live = make_live(slots=2).ready()
 
     def size() -> tuple[int, int, int, int] | None:
@@ -459,7 +457,7 @@ def test_nothing_grows(make_live):
     many()
     before = live.until(size)
     many()
-    # Spares that were asked for while all slots were busy may still be leaving.
+    # Spares requested while all slots were busy may still be exiting.
     live.until(lambda: (now := size()) is not None and all(map(operator.le, now, before)))
 
 
@@ -503,8 +501,8 @@ def test_cuda_initialised_at_start_up_makes_workers_spawn(make_live, interpreter
     assert "CUDA" in live.zygote().reason
 
 
-def test_a_lack_of_descriptors_here_passes(make_live):
-    """Workers whose descriptors cannot be taken in are let go, and asked for again."""
+def test_a_temporary_lack_of_descriptors_is_survived(make_live):
+    """Workers whose descriptors cannot be received are dismissed, and forked again later."""
     live = make_live(slots=8).ready()
     assert live.value(NEXT) == "fine"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -542,7 +540,7 @@ def test_nothing_outlives_a_zygote_and_its_guard_that_are_killed_together(make_l
     guard = processes.parent(zygote)
     theirs = os.listdir(tmp_path)
     assert theirs
-    os.kill(guard, signal.SIGSTOP)  # neither of them is to clean up
+    os.kill(guard, signal.SIGSTOP)  # neither of them may clean up
     os.kill(zygote, signal.SIGKILL)
     os.kill(guard, signal.SIGKILL)
     assert started.wait().error_type == "WorkerCrashed"
@@ -551,7 +549,7 @@ def test_nothing_outlives_a_zygote_and_its_guard_that_are_killed_together(make_l
     live.until(lambda: not set(theirs) & set(os.listdir(tmp_path)))
 
 
-def test_a_death_is_told_though_the_zygote_is_stopped(live, monkeypatch):
+def test_a_workers_death_is_reported_although_the_zygote_is_stopped(live, monkeypatch):
     monkeypatch.setattr(watchdog, "STOP_MARGIN_S", 0.5)
     code = "import os, time\ndef f():\n    print('on', flush=True); time.sleep(1); os._exit(3)"
     started = live.start(code)
@@ -561,8 +559,8 @@ def test_a_death_is_told_though_the_zygote_is_stopped(live, monkeypatch):
     assert live.value(NEXT) == "fine"
 
 
-def test_a_stopped_guard_goes_with_a_killed_server():
-    """It cannot see the server's death, but its zygote does."""
+def test_a_stopped_guard_is_killed_after_its_server():
+    """The guard cannot notice the server's death, but its zygote does."""
     script = "\n".join(
         [
             "import os, signal",
@@ -587,8 +585,8 @@ def test_a_stopped_guard_goes_with_a_killed_server():
         time.sleep(0.01)
 
 
-def test_a_worker_has_its_libraries_in_one_part_each_that_is_not_written_to(make_live):
-    """Each mapping costs every call."""
+def test_a_worker_maps_each_library_with_one_part_that_is_not_writable(make_live):
+    """Each mapping makes every call slower."""
     code = """
         def f():
             with open("/proc/self/maps") as maps:
@@ -604,4 +602,4 @@ def test_a_worker_has_its_libraries_in_one_part_each_that_is_not_written_to(make
     for path in libraries:
         modes = [mode for mode, other in parts if other == path]
         assert modes[0] == "r-xp"
-        assert modes.count("r--p") <= 1  # what is written to while it is loaded, and never again
+        assert modes.count("r--p") <= 1  # the part that is written only while the library is loaded

@@ -1,10 +1,10 @@
-"""Unpacks one archive, as a server that starts does; run by test_unpacking.py.
+"""Unpack one archive as a starting server does; test_unpacking.py runs this program.
 
     unpacker.py ARCHIVE ROOT LOCKS [DIE_AT]
 
-LOCKS: `work`, `fail` (no locks here), or `lie` (everybody gets the lock). Waits for its input to end, so
-that several begin together. Dies of SIGKILL at the DIE_AT-th thing that it does to a file; prints
-how many there were, and where the app is.
+LOCKS: `work`, `fail` (locking raises), or `lie` (every process gets the lock). The program waits for
+EOF on its input, so that several can start together. It kills itself with SIGKILL at the DIE_AT-th
+file operation; otherwise it prints the number of file operations, and where the app is.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A handler of an instance that awaits whatever it calls."""
+"""A handler of an instance that awaits each coroutine it gets from a method."""
 
 import traceback
 

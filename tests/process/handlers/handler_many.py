@@ -1,4 +1,4 @@
-"""A handler that awaits whatever it calls, as the client makes them for several jobs at a time."""
+"""An async handler, as the client generates for several jobs at a time."""
 
 import traceback
 

@@ -1,4 +1,4 @@
-"""A handler that is no coroutine, as the client makes them for one job at a time."""
+"""A plain handler, as the client generates for one job at a time."""
 
 import traceback
 

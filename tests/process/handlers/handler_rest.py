@@ -1,4 +1,4 @@
-"""A handler of a function that takes positional arguments alone."""
+"""A handler of a function that accepts positional arguments only."""
 
 import work
 

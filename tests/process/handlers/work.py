@@ -1,4 +1,4 @@
-"""What the handlers beside this call; plain Python, so that it loads at once."""
+"""Functions that the handlers in this folder call; plain Python, so that they load at once."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ CANCELLED = []
 
 
 def count():
-    """State of the module."""
+    """Count calls in state of the module."""
     global COUNT
     COUNT += 1
     return COUNT
@@ -26,7 +26,7 @@ async def later(value):
 
 
 def ends(how, value=None):
-    """One end of many."""
+    """Finish in the way that the argument names."""
     end = globals().get(f"end_{how}", value)
     return end() if callable(end) else end
 
@@ -95,7 +95,7 @@ def large(size):
 
 
 def dies(how):
-    """Takes its process along."""
+    """Kill or exit the process."""
     if how == "leave":
         os._exit(5)
     os.kill(os.getpid(), 11)
@@ -106,7 +106,7 @@ def touch(path):
 
 
 def blocks(path, seconds):
-    """Says that it has begun, and cannot be cancelled."""
+    """Report that the job has begun, then block; such a job cannot be cancelled."""
     touch(path)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -115,7 +115,7 @@ def blocks(path, seconds):
 
 
 async def waits(path, seconds):
-    """The same, and can be."""
+    """Report that the job has begun, then wait: the job can be cancelled."""
     touch(path)
     try:
         await asyncio.sleep(seconds)
@@ -170,7 +170,7 @@ def rest(*args):
 
 
 class Counter:
-    """State of an instance."""
+    """A class with state in the instance."""
 
     def __init__(self):
         self.value = 0
