@@ -1,5 +1,5 @@
-# Needs git, make and a Python >= 3.10; uv and all else come from PyPI.
-# Another interpreter: make PYTHON=/path/to/python3.12 ...
+# Needs git, make and Python 3.10 or later; uv and all other tools come from PyPI.
+# To use another interpreter: make PYTHON=/path/to/python3.12 ...
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,11 +13,11 @@ UV_READY := .venv-uv/.$(UV_VERSION)
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := pool envs frontends
-# Files of tests that run at once; what most of them do is wait.
+# Test files that run at once: most of them mostly wait.
 JOBS ?= 2
-# In the order of their names, which has unit tests last: these fill the time until the slowest file has ended.
+# In the order of names: unit tests are last, and fill the time until the slowest file is done.
 AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
-# Of tarballs, and of images: whichever of docker and podman there is can build and run these.
+# Versions of Python for tarballs, and the parameters of images; ENGINE may be docker or podman.
 PYTHONS ?= 3.10 3.11 3.12 3.13
 PYTHON_VERSION ?= 3.12
 ENGINE ?= docker
@@ -30,13 +30,13 @@ BUILD = $(ENGINE) build -f docker/Dockerfile --target $(2) -t $(call IMAGE,$(1))
   --build-arg PYTHON_VERSION=$(PYTHON_VERSION) --build-arg UV_VERSION=$(UV_VERSION) --build-arg BASE_PACKAGES='$(3)' .
 SMOKETEST = $(ENGINE) run --rm -v '$(CURDIR)/tests/handlers:/tests/handlers:ro' $(call IMAGE,$(1)) \
   /opt/flashpool/bin/python /tests/handlers/run.py $(2) --folder /flashpool --container
-# The first installed Python that is new enough and can make virtualenvs.
+# Prints the first installed Python that is new enough and can create virtualenvs.
 FIND_PYTHON := bash tests/support/find_python.sh
 
 export UV_PYTHON_DOWNLOADS := never
-# The system's certificates, as pip uses them: some networks have an authority of their own.
+# Use the system's certificates, as pip does: some networks have an authority of their own.
 export UV_SYSTEM_CERTS := 1
-# An active virtualenv of the caller's is none of our business.
+# Ignore an active virtualenv of the caller.
 unexport VIRTUAL_ENV
 
 .PHONY: check ci help install run test test-handler test-lb-handler \
@@ -46,26 +46,26 @@ unexport VIRTUAL_ENV
 
 check: lint typecheck test ## Lint, types, tests (the default)
 
-ci: install ## What every change has to pass, on several interpreters
+ci: install ## The checks that every change has to pass, on several interpreters
 	@bash tests/support/ci.sh
 
-help: ## This list
+help: ## Print this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1 \2/p' $(firstword $(MAKEFILE_LIST)) \
 	  | while read -r name text; do printf '  %-17s %s\n' "$$name" "$$text"; done
 
-install: $(VENV)/.installed ## Make .venv with everything, when something changed
+install: $(VENV)/.installed ## Create or update .venv, if it is out of date
 
 run: install ## Serve /execute (FLASHPOOL_PORT, default 8000)
 	@exec $(BIN)/flashpool serve lb
 
-test: install ## Tests, without the slow and GPU ones
+test: install ## Run the tests, without the slow and GPU ones
 	@$(BIN)/python tests/support/client.py
 	$(BIN)/pytest $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
 
-test-handler: install ## Every tests/handlers/test_*.json through handler.py --test_input
+test-handler: install ## Run every tests/handlers/test_*.json through handler.py --test_input
 	$(BIN)/python tests/handlers/run.py queue $(ARGS)
 
-test-lb-handler: install ## The same through a server of lb_handler:app
+test-lb-handler: install ## Run every tests/handlers/test_*.json through a server of lb_handler:app
 	$(BIN)/python tests/handlers/run.py balanced $(ARGS)
 
 build: build-gpu build-cpu build-lb build-lb-cpu ## The four images (PYTHON_VERSION, REPOSITORY, TAG, ENGINE)
@@ -88,19 +88,19 @@ build-wip: ## The four images, tagged wip
 print-cpu-packages print-gpu-packages:
 	@echo '$(if $(findstring gpu,$@),$(GPU_PACKAGES),$(CPU_PACKAGES))'
 
-smoketest: ## tests/handlers inside flash-cpu, which build-cpu has made
+smoketest: ## Run tests/handlers inside flash-cpu, after build-cpu
 	$(call SMOKETEST,flash-cpu,queue)
 
-smoketest-lb: ## tests/handlers inside flash-lb-cpu, which build-lb-cpu has made
+smoketest-lb: ## Run tests/handlers inside flash-lb-cpu, after build-lb-cpu
 	$(call SMOKETEST,flash-lb-cpu,balanced)
 
-image-without-docker: install ## Build the CPU image with buildah, and try it in a chroot (root, Debian)
+image-without-docker: install ## Build the CPU images with buildah, and test them in a chroot (root, Debian)
 	sh docker/build_without_docker.sh
 
 tarball: install ## The tarballs that are injected into other images, in dist/ (PYTHONS='3.12')
 	@for python in $(PYTHONS); do $(BIN)/python docker/build_tarball.py --python "$$python" --uv $(UV); done
 
-test-on: $(UV_READY) ## The same tests with PYTHON=..., in a virtualenv of its own
+test-on: $(UV_READY) ## Run the tests of `make test` with PYTHON=..., in a virtualenv of its own
 	@python=$$($(FIND_PYTHON)); bash tests/support/test_on.sh "$$python" ".venv-on$${python//\//-}" \
 	  $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
 
@@ -124,11 +124,11 @@ test-differential: install ## Programs in calls and in scripts, with a hundred p
 	@mkdir -p build
 	$(BIN)/pytest $(AT_ONCE) -m differential --differential-table=build/differential.txt $(ARGS)
 
-test-gpu: install ## The tests that need a GPU
+test-gpu: install ## Run the tests that need a GPU
 	$(BIN)/pytest -m gpu $(ARGS)
 
-# Of a copy of the product, whose zygotes are made to tell what they run.
-coverage: build/interpreter $(UV_READY) ## Lines and branches that the tests run, those of zygotes and workers too
+# Measures a copy of the product, whose zygotes report the lines that they run.
+coverage: build/interpreter $(UV_READY) ## Measure the lines and branches that the tests run, also in zygotes and workers
 	@rm -rf build/lib build/bdist.*
 	@UV_PROJECT_ENVIRONMENT=.venv-coverage $(UV) sync -q --frozen --no-editable --group coverage \
 	  --python "$$(<build/interpreter)" --reinstall-package flashpool
@@ -145,7 +145,7 @@ lint: install ## ruff, the direction of imports, shell scripts, the Dockerfile, 
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck .github/workflows/*.yml
 
-format: install ## Rewrite the sources as ruff likes them
+format: install ## Format the sources with ruff
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -176,12 +176,12 @@ $(UV_READY):
 	  $$python -m venv --clear .venv-uv; \
 	  .venv-uv/bin/python -m pip install -qq --disable-pip-version-check "uv==$(UV_VERSION)"; touch $@
 
-# An editable install links file by file, so it is made again when a file comes or goes.
+# An editable install links each file, so it is repeated when a file is added or removed.
 build/sources.list: FORCE
 	@mkdir -p $(@D); find $(PACKAGES) -type f -not -path '*/__pycache__/*' | LC_ALL=C sort >$@.$$$$; \
 	  if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-# The interpreter to build with: PYTHON's, if that is given, else the one that .venv has.
+# The interpreter to build with: PYTHON if set, else that of .venv.
 build/interpreter: FORCE
 	@mkdir -p $(@D); python=$$($(FIND_PYTHON) $(BIN)/python); python=$$(readlink -f "$$python"); \
 	  [ -f $@ ] && [ "$$(<$@)" = "$$python" ] || echo "$$python" >$@

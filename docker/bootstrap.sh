@@ -1,13 +1,15 @@
 #!/bin/sh
-# Starts the injected server: makes its environment once, then becomes `flashpool serve auto`.
+# Starts the injected server: creates its environment once, then execs `flashpool serve auto`.
 #
 #   this folder: release, wheels/, install_wheels.py   (the unpacked tarball)
-#   env/         the server's own environment, made here of the wheels, without a network
+#   env/         the server's own environment, created here from the wheels, without a network
 #
-# The server runs on a Python of the minor version that the wheels are for. The user's code runs on the
-# image's own: FLASHPOOL_BASE_PYTHON, else the first `python` or `python3` of PATH that is new enough.
+# The server runs on a Python of the minor version that the wheels are for. The user's code runs on
+# the image's own: FLASHPOOL_BASE_PYTHON, else the first `python` or `python3` of PATH that is new
+# enough.
 #
-# Exit status: 6 no Python that can run the server; 7 the environment cannot be made; else the server's.
+# Exit status: 6 no Python can run the server; 7 the environment cannot be created; else that of the
+# server.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
@@ -23,7 +25,7 @@ fail() {
 
 value_of() { sed -n "s/^$1=//p" "$here/release"; }
 
-# "3.12 cpython x86_64 glibc", or nothing where it is no Python at all.
+# Print "3.12 cpython x86_64 glibc", for example, or nothing if the program is not a Python.
 kind_of() {
     "$1" -I -c '
 import platform, sys
@@ -32,7 +34,7 @@ print("%d.%d" % sys.version_info[:2], sys.implementation.name, platform.machine(
 ' 2>/dev/null || :
 }
 
-# The interpreters of this image, by their usual names and places.
+# List the interpreters of this image, by their usual names and places.
 interpreters() {
     for name in python python3 "python$minor"; do
         command -v "$name" 2>/dev/null || :
@@ -63,7 +65,7 @@ find_server_python() {
     return 1
 }
 
-# The first Python of PATH that calls can run on.
+# Print the first Python of PATH that calls can run on.
 find_base_python() {
     for name in python python3; do
         path=$(command -v "$name" 2>/dev/null) || continue
@@ -75,7 +77,7 @@ find_base_python() {
     printf '%s\n' "$(sed -n 's/^home = //p' "$here/env/pyvenv.cfg")/python$minor"
 }
 
-# Of the wheels alone: no index, no configuration and no cache of the image's own has a say.
+# Install only the wheels, without the image's indexes, configuration and caches.
 make_environment() {
     sweep
     scratch=$(mktemp -d "$here/.env.$$.XXXXXX") || return 1
@@ -87,7 +89,7 @@ make_environment() {
     trap - EXIT HUP INT TERM
 }
 
-# What a start that was killed left. A process of that number is either gone, or this one, which has only begun.
+# Remove folders that killed starts left. The pid of such a start is gone, or now this one's.
 sweep() {
     for left in "$here"/.env.*; do
         [ -d "$left" ] || continue
@@ -96,8 +98,8 @@ sweep() {
     done
 }
 
-# Two that start together may both have made it: then the first one counts. `mv` to a folder that is
-# there moves into it.
+# Two starts at once may both create the environment: the first `mv` counts. A second `mv` moves its
+# folder into the existing one, from which it is removed here.
 publish() {
     if [ ! -d "$here/env" ]; then mv "$scratch/env" "$here/env"; fi
     if [ -d "$here/env/env" ]; then rm -rf "$here/env/env"; fi
@@ -109,7 +111,7 @@ if [ -z "$minor" ] || [ -z "$version" ]; then
     fail 7 "$here/release names no version: unpack the tarball again."
 fi
 if [ ! -x "$here/env/bin/python" ]; then
-    # A part of one that was removed, or its interpreter: never one that another start has just made.
+    # Only an environment without its interpreter gets here, never one just published.
     if [ -d "$here/env" ]; then rm -rf "$here/env"; fi
     python=$(find_server_python) || exit 6
     say "making the environment of version $version, of $python"
@@ -117,9 +119,9 @@ if [ ! -x "$here/env/bin/python" ]; then
         "Is there room, and may $(id -un 2>/dev/null || id -u) write there?"
 fi
 if [ -z "${FLASHPOOL_BASE_PYTHON:-}" ]; then
-    # The links of a virtualenv are not followed: its packages are what the image's users installed.
+    # Do not follow a virtualenv's links: its packages are what the image's users installed.
     FLASHPOOL_BASE_PYTHON=$(find_base_python)
     export FLASHPOOL_BASE_PYTHON
 fi
-# PYTHONPATH and the like are for the user's code, and not for the server.
+# -I: PYTHONPATH and similar variables are for the user's code, not for the server.
 exec "$here/env/bin/python" -I -c 'from flashpool.frontends.cli import main; main(prog_name="flashpool")' serve auto "$@"

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Build the tarball that is injected into other images: ``build_tarball.py --python 3.12``.
 
-    uv.lock --> what the server needs on that Python --> its wheels --> wheels/     -.
-    sources --> uv build --------------------------------------------> wheels/      -+-> .tar.gz, .sha256
-    docker/bootstrap.sh, docker/install_wheels.py, `release` (what is in it) --------'
+    uv.lock --> packages of the server on that Python --> their wheels --> wheels/ -.
+    sources --> uv build ------------------------------------------------> wheels/ -+-> .tar.gz
+    docker/bootstrap.sh, docker/install_wheels.py, `release` (format, versions) ----'   .sha256
 
-One for each minor version of Python, for x86_64 and glibc 2.28 or later. Extras that other packages ask
-for are left out (``fastapi[all]``, ``aiohttp[speedups]``): the server imports none of them. The same
-sources give the same bytes. The wheels' hashes are the lock's, so that the tarball holds what was tested.
+Each minor version of Python needs a tarball of its own, for x86_64 and glibc 2.28 or later. Extras
+that other packages ask for are left out (``fastapi[all]``, ``aiohttp[speedups]``), because the
+server does not import them. The same sources give the same bytes. The lock has the hashes of the
+wheels, so the tarball contains the versions that were tested.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from packaging.utils import parse_wheel_filename
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 SOURCES: Final = ("pyproject.toml", "README.md", "LICENSE", "pool", "envs", "frontends")
-#: What makes the server's environment of the wheels, and starts it.
+#: The programs that install the wheels into the server's environment, and start the server.
 PROGRAMS: Final = ("bootstrap.sh", "install_wheels.py")
-#: Raised when the layout of the tarball changes.
+#: Incremented when the layout of the tarball changes.
 FORMAT: Final = 2
-#: The platforms whose wheels may go in, the best first: glibc 2.28, and what is older.
+#: The platforms whose wheels are accepted, the best first: glibc 2.28 and older.
 PLATFORMS: Final = [
     *(f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)),
     *("manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"),
@@ -48,9 +49,9 @@ PLATFORMS: Final = [
 LIMIT_MB: Final = 70
 _MB: Final = 1_000_000
 _FETCH_LIMIT_S: Final = 120
-#: The two largest, without which the size is told as well.
+#: The two largest packages: the report also has the size without them.
 _LARGE: Final = ("uv", "botocore")
-#: A time that every member has, because the same sources are to give the same bytes.
+#: The time of every member, so that the same sources give the same bytes.
 _TIME: Final = 315_532_800
 
 
@@ -60,14 +61,14 @@ class BuildError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wheel:
-    """One file of a package."""
+    """One wheel of a package."""
 
     url: str
     sha256: str
 
     @property
     def name(self) -> str:
-        """Of the file."""
+        """Return the name of the file."""
         return unquote(self.url.rpartition("/")[2])
 
 
@@ -81,12 +82,12 @@ class Locked:
 
     @property
     def pin(self) -> str:
-        """As a requirement."""
+        """Return the package as a requirement."""
         return f"{self.name}=={self.version}"
 
 
 def closure(lock: dict[str, Any], python: str) -> list[Locked]:
-    """What flashpool needs on that minor version, without the extras of others."""
+    """Return the packages that flashpool needs on that Python, without extras of packages."""
     environ = {
         "python_version": python,
         "python_full_version": f"{python}.0",
@@ -130,7 +131,7 @@ def _one(by_name: dict[str, list[dict[str, Any]]], needed: dict[str, Any]) -> di
 
 
 def fetch(packages: list[Locked], python: str, cache: Path, folder: Path) -> None:
-    """Put the best wheel of each package into ``folder``; the cache serves the other minor versions."""
+    """Put the best wheel of each package into ``folder``; the cache keeps wheels between runs."""
     tags = _tags(python)
     cache.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(8) as threads:
@@ -139,7 +140,7 @@ def fetch(packages: list[Locked], python: str, cache: Path, folder: Path) -> Non
 
 
 def _tags(python: str) -> list[Tag]:
-    """What that Python installs, the best first."""
+    """Return the tags of wheels that this Python can install, the best first."""
     version = tuple(map(int, python.split(".")))
     own = cpython_tags(version, platforms=PLATFORMS)
     return [*own, *compatible_tags(version, f"cp{python.replace('.', '')}", PLATFORMS)]
@@ -173,7 +174,7 @@ def _sha256(path: Path) -> str:
 
 
 def build_wheel(uv: str, folder: Path) -> None:
-    """Build flashpool's own wheel from a copy: an installation for development shares `build/`."""
+    """Build flashpool's wheel from a copy: a development installation also uses `build/`."""
     with tempfile.TemporaryDirectory() as copy:
         for name in SOURCES:
             source, target = ROOT / name, Path(copy, name)
@@ -192,18 +193,18 @@ def _run(command: list[str], environ: dict[str, str] | None = None) -> None:
 
 
 def release_of(python: str) -> dict[str, str]:
-    """What bootstrap.sh reads: ``name=value`` lines, in a form that a shell can source."""
+    """Return the values that bootstrap.sh reads from `release`."""
     project = msgspec.toml.decode((ROOT / "pyproject.toml").read_bytes())["project"]
     return {"format": str(FORMAT), "version": project["version"], "python": python}
 
 
 def pack(folder: Path, target: Path) -> None:
-    """Write the archive in one step: under its name it is complete."""
+    """Write the archive under another name, and rename it when it is complete."""
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with (
             unfinished.open("wb") as raw,
-            # The wheels are compressed already: a second time would save 2 % of the size and slow each start.
+            # Wheels are compressed already: compressing again saves 2 %, and slows each start.
             gzip.GzipFile("", "wb", compresslevel=0, fileobj=raw, mtime=_TIME) as packed,
             tarfile.open(mode="w", fileobj=packed, format=tarfile.GNU_FORMAT) as archive,
         ):
@@ -223,7 +224,7 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def report(target: Path, folder: Path) -> Iterator[str]:
-    """The lines that tell of the tarball: sizes, and its largest members."""
+    """Yield lines with the sizes of the tarball and of its largest members."""
     files = sorted(
         ((path.stat().st_size, str(path.relative_to(folder))) for path in _files(folder)),
         reverse=True,
@@ -240,7 +241,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def build(python: str, out: Path, *, uv: str, cache: Path) -> Path:
-    """Build the tarball and its checksum file; the tarball's path."""
+    """Build the tarball and its checksum file; return the path of the tarball."""
     lock = msgspec.toml.decode((ROOT / "uv.lock").read_bytes())
     packages = closure(lock, python)
     release = release_of(python)

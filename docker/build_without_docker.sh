@@ -1,13 +1,15 @@
 #!/bin/sh
-# Builds the CPU images where no Docker engine runs, and tries them in a chroot:
+# Builds the CPU images without a Docker engine, and tests them in a chroot:
 #
-#   debootstrap --> base --buildah, chroot isolation--> common --> queue, balanced --> chroot: /execute, tests/handlers
+#   debootstrap --> base --buildah, chroot isolation--> common --> queue, balanced
+#                                       queue, balanced --> chroot: /execute, tests/handlers
 #
-#   build_without_docker.sh [BASE]      BASE: a folder with an unpacked Debian that has python3 and python3-venv
+#   build_without_docker.sh [BASE]      BASE: a folder with an unpacked Debian that has python3 and
+#                                       python3-venv
 #
-# For root, with Debian's debootstrap and buildah. Nothing is left but what was installed for it. WORK names
-# a folder for what it needs meanwhile, about 4 GB. The base is Debian's Python, not python:X.Y-slim's:
-# everything else is what docker/Dockerfile says.
+# Needs root, and Debian's debootstrap and buildah. Removes all its files at the end. WORK names a
+# folder for them, about 4 GB. The base has Debian's Python, in place of python:X.Y-slim's;
+# everything else follows docker/Dockerfile.
 set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
@@ -38,7 +40,7 @@ clean() {
 trap clean EXIT
 trap 'exit 143' HUP INT TERM
 
-# What the host trusts: some networks have an authority of their own.
+# The certificates of the host: some networks have an authority of their own.
 trusted=/etc/ssl/certs
 
 if [ -z "$base" ]; then
@@ -52,7 +54,7 @@ build copy --quiet "$container" "$base" / >/dev/null
 build commit --quiet --rm "$container" localhost/base >/dev/null
 
 say "docker/Dockerfile: what both images share"
-# vfs copies whole trees: without intermediate layers there are few of them.
+# vfs copies whole trees, so no intermediate layers are made.
 image() {
     build build --isolation chroot --layers=false --quiet --volume "$trusted:$trusted:ro" \
         --file "$root/docker/Dockerfile" --ignorefile "$root/docker/Dockerfile.dockerignore" \
@@ -64,14 +66,15 @@ for target in queue balanced; do
     image --target "$target" --tag "localhost/$target" --build-context common=container-image://localhost/common
 done
 
-# Becomes a command in the tree of an image, with its variables: for a subshell, whose number is then the command's.
+# Execs a command in the tree of an image, with the image's variables. Call it in a subshell, whose
+# pid is then the command's.
 inside() {
     exec chroot "$tree" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
         DEBIAN_FRONTEND=noninteractive FLASHPOOL_BASE_PYTHON=/usr/bin/python3 FLASHPOOL_LOCAL_DIR=/var/lib/flashpool \
         FLASHPOOL_ADMIN_PORT=0 UV_SYSTEM_CERTS=1 SSL_CERT_FILE="$trusted/ca-certificates.crt" "$@"
 }
 
-# No folder of the host is mounted there: what is removed afterwards is the tree alone.
+# No folder of the host is mounted in the tree, so that removing the tree removes nothing else.
 enter() {
     container=$(build from "localhost/$1")
     tree=$(build mount "$container")
@@ -82,7 +85,7 @@ enter() {
     done
     [ -e "$tree/dev/fd" ] || ln -s /proc/self/fd "$tree/dev/fd"
     cp --remove-destination /etc/resolv.conf "$tree/etc/resolv.conf"
-    # Not a copy of the folder: the image's own has links, which would be followed to this machine's files.
+    # Copy only this file: the image's folder has links, which would lead to files of the host.
     cp --remove-destination "$trusted/ca-certificates.crt" "$tree$trusted/ca-certificates.crt"
     cp -r "$root/tests/handlers" "$tree/tests/handlers"
 }
@@ -101,10 +104,10 @@ leave
 enter balanced
 say "the load-balanced image: one call to /execute"
 port=$(inside /usr/bin/python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
-# The image's own command; the address is this machine's alone.
+# The image's command, but on loopback.
 inside tini -s -- sh -c "exec /opt/flashpool/bin/uvicorn --app-dir /flashpool lb_handler:app --host 127.0.0.1 --port $port" &
 server=$!
-# shellcheck disable=SC2016 # the program is Python's
+# shellcheck disable=SC2016 # a Python program
 (inside /usr/bin/python3 -c '
 import json, sys, time, urllib.request
 url = "http://127.0.0.1:" + sys.argv[1]

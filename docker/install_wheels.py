@@ -1,11 +1,12 @@
-"""Makes the injected server's environment of the tarball's wheels: ``install_wheels.py WHEELS ENVIRONMENT``.
+"""Installs the tarball's wheels for the injected server: ``install_wheels.py WHEELS ENVIRONMENT``.
 
     WHEELS/*.whl --> ENVIRONMENT/lib/pythonX.Y/site-packages, ENVIRONMENT/bin
 
-A wheel is a zip archive of the files as they are to lie, so each file is written once. An installer would
-write a cache first, and link, check and remove that: twice the time of a cold start, for wheels whose bytes
-the tarball's SHA-256 vouches for. `ENVIRONMENT` is moved afterwards, so nothing in it may hold its path.
-Run by the image's own Python, of the version that the wheels are for, with the standard library alone.
+A wheel is a zip archive of files in their final layout, so each file is written once. An installer
+would write a cache first, and link, check and remove it, which doubles the time of a cold start.
+The tarball's SHA-256 has verified the wheels already. `ENVIRONMENT` is moved afterwards, so no file
+in it may contain its path. The image's own Python, of the version of the wheels, runs this file
+with only the standard library.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-#: More threads wait for each other in the file system.
+#: With more, threads wait for each other in the file system.
 _THREADS: Final = 2
 _PROGRAM: Final = """\
 #!/bin/sh
@@ -33,10 +34,10 @@ main(prog_name="flashpool")
 
 
 def install(wheels: Path, environment: Path) -> None:
-    """Make the environment."""
+    """Create the environment."""
     venv.EnvBuilder(symlinks=True).create(environment)
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(environment)}))
-    # The largest first, so that no thread is left with it at the end.
+    # Unpack the largest first, so that no thread begins with it when the others have finished.
     paths = sorted(wheels.glob("*.whl"), key=lambda path: path.stat().st_size, reverse=True)
     with ThreadPoolExecutor(_THREADS) as threads:
         for _ in threads.map(lambda path: unpack(path, site, environment), paths):
@@ -47,7 +48,7 @@ def install(wheels: Path, environment: Path) -> None:
 
 
 def unpack(wheel: Path, site: Path, environment: Path) -> None:
-    """Write one wheel's files, each to its place."""
+    """Write the files of a wheel to their places."""
     made: set[str] = set()
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
@@ -65,7 +66,7 @@ def unpack(wheel: Path, site: Path, environment: Path) -> None:
 
 
 def place_of(name: str, site: Path, environment: Path) -> tuple[str, bool]:
-    """Where a member of a wheel goes, and whether it is a program (PEP 427)."""
+    """Return the path of a member of a wheel, and whether it is a program (PEP 427)."""
     top, _, rest = name.partition("/")
     if not top.endswith(".data"):
         return os.path.join(site, name), False
@@ -78,12 +79,12 @@ def place_of(name: str, site: Path, environment: Path) -> tuple[str, bool]:
 
 def _make_executable(path: str) -> None:
     mode = os.stat(path).st_mode
-    # For whom it may be read: the umask has decided that.
+    # Executable for all who may read the file, which the umask has decided.
     os.chmod(path, mode | (mode & 0o444) >> 2)
 
 
 def main() -> int:
-    """The command; 1 where the environment cannot be made."""
+    """Run the command; return the exit status, 1 if the environment cannot be created."""
     try:
         install(Path(sys.argv[1]), Path(sys.argv[2]))
     except (OSError, ValueError, zipfile.BadZipFile) as error:

@@ -3,7 +3,7 @@
     1. a resource is named: its artifact's manifest says whether it has routes or takes jobs
     2. FLASH_ENDPOINT_TYPE     lb
     3. RUNPOD_RUNTIME_KIND     queue, api, task
-    4. RUNPOD_WEBHOOK_GET_JOB  is set where there is a queue; without it, calls come over HTTP
+    4. RUNPOD_WEBHOOK_GET_JOB  set: a queue; not set: calls over HTTP
 
 A named resource is never served as live calls; each front-end checks that again.
 """

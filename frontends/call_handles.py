@@ -102,16 +102,16 @@ class CallHandle:
             self._pool.cancel(self.call_id, reason)
 
     def told(self, line: str) -> None:
-        """Ignore: nobody watches this call."""
+        """Ignore: this call has no watcher."""
 
     def environment_ready(self) -> None:
-        """Ignore: nobody watches this call."""
+        """Ignore: this call has no watcher."""
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
-        """Ignore: nobody watches this call."""
+        """Ignore: this call has no watcher."""
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """Ignore: nobody watches this call."""
+        """Ignore: this call has no watcher."""
 
     def done(self, outcome: Outcome) -> None:
         """Set the outcome, or submit the call that takes its place.

@@ -5,7 +5,7 @@
 
 Two pods that share a volume may both create an instance for one id, each with its own state, and a
 pod that is removed takes the states of its instances along. Neither can be prevented here, but
-callers must be told. Files are exchanged once per heartbeat, in a thread; a call only looks into a
+callers get a warning. Files are exchanged once per heartbeat, in a thread; a call only looks into a
 table.
 """
 

@@ -1,6 +1,6 @@
-"""The name that clients of SDK 2.0 start in an image: here it starts flashpool.
+"""The package that clients of SDK 2.0 start in an image: this one starts flashpool.
 
-In a custom image, the client runs ``python -m runpod_sdk_runtime.bootstrap`` if that can be imported,
-and else installs RunPod's own worker over whatever is there. The standard library is all that this
-needs: the image's Python is not the one that flashpool is installed for.
+In a custom image, the client runs ``python -m runpod_sdk_runtime.bootstrap`` if that can be
+imported; otherwise the client installs RunPod's own worker. This package needs only the standard
+library, because the image's Python may not be the one that flashpool is installed for.
 """

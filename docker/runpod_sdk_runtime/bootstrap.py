@@ -1,4 +1,4 @@
-"""``python -m runpod_sdk_runtime.bootstrap``: serve what RUNPOD_RUNTIME_KIND says."""
+"""``python -m runpod_sdk_runtime.bootstrap``: serve the kind of RUNPOD_RUNTIME_KIND."""
 
 import os
 import sys

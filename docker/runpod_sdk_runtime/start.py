@@ -1,6 +1,6 @@
-"""From what the platform says to flashpool's command: here, or in the interpreter that has it.
+"""Starts flashpool by the platform's variables: in this interpreter, or by its command.
 
-RUNPOD_RUNTIME_KIND   queue -> flashpool serve qb     the flags are the SDK's
+RUNPOD_RUNTIME_KIND   queue -> flashpool serve qb     with the SDK's flags
                       api   -> flashpool serve lb     on PORT
                       task  -> flashpool serve task   on RUNPOD_TASK_PORT
 """
@@ -16,7 +16,7 @@ _KIND = "RUNPOD_RUNTIME_KIND"
 
 
 def kind_of(environ):
-    """What this image is to serve; an image of one's own is told, and a queue is known by its address."""
+    """Return the kind to serve: RUNPOD_RUNTIME_KIND, else the queue if its address is set."""
     kind = environ.get(_KIND, "").strip().lower()
     if kind in _COMMANDS:
         return kind
@@ -28,7 +28,7 @@ def kind_of(environ):
 
 
 def variables_of(kind, environ):
-    """Settings that the platform gives other names; what is set already stays."""
+    """Return settings that the platform names differently, unless they are set already."""
     found = {}
     if kind == "api" and environ.get("PORT"):
         found["FLASHPOOL_PORT"] = environ["PORT"]
@@ -36,7 +36,7 @@ def variables_of(kind, environ):
 
 
 def start(kind, arguments):
-    """Serve, in this process."""
+    """Serve, in this process or in the interpreter that has flashpool."""
     os.environ.update(variables_of(kind, os.environ))
     command = ["serve", _COMMANDS[kind], *arguments]
     if importlib.util.find_spec("flashpool") is not None:
@@ -49,6 +49,6 @@ def start(kind, arguments):
         raise SystemExit(
             "Error: flashpool is not installed for this Python, and the command `flashpool` is not on PATH"
         )
-    # Calls see this Python's packages, which are the image's.
+    # Calls see the packages of this Python, the image's own.
     os.environ.setdefault("FLASHPOOL_BASE_PYTHON", sys.executable)
     os.execv(program, [program, *command])

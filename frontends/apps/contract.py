@@ -82,7 +82,7 @@ class AppEnvironment:
 
     @property
     def brought(self) -> frozenset[str]:
-        """Names of the packages that the folder contains, which are not installed again."""
+        """Return the names of the packages that the folder contains."""
         return frozenset(line.partition("==")[0] for line in self.constraints)
 
 

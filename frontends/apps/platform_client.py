@@ -68,7 +68,7 @@ class Platform:
 
 
 def _connector() -> aiohttp.TCPConnector:
-    # If aiodns is installed, aiohttp resolves names with it, and aiodns leaves a thread behind.
+    # If aiodns is installed, aiohttp resolves names with it, and aiodns leaves a thread running.
     return aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
 
 

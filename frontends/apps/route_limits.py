@@ -54,7 +54,7 @@ class AppRoute:
 
     @property
     def rows(self) -> list[str]:
-        """Methods to list in a table; an empty one stands for any."""
+        """Return the methods to list in a table; an empty string stands for any method."""
         return self._shown or [""]
 
     @property

@@ -5,12 +5,13 @@
 #   unpacked here already? ------------------------------------------------------------> bootstrap.sh
 #   a tarball with that SHA-256: on the volume, in this container, or from the URL --unpack--^
 #
-# A tarball is copied into a scratch folder first, and everything happens to that copy: what lies on the volume
-# may be changed by calls, also between two looks at it. A folder or file gets its name by a rename,
-# when it is complete; names hold the SHA-256, so that versions lie side by side.
+# A tarball is first copied into a scratch folder, and only that copy is checked and unpacked: calls
+# may change files on the volume at any time, even between the check and the use. A folder or file
+# gets its final name by a rename, when it is complete. Names contain the SHA-256, so that several
+# versions can coexist.
 #
-# Exit status: 2 refused, 3 nothing could be fetched, 4 another SHA-256, 5 no room or not writable;
-# after that bootstrap.sh's.
+# Exit status: 2 refused, 3 no tarball could be fetched, 4 another SHA-256, 5 no room or not
+# writable; after that bootstrap.sh's.
 set -eu
 
 url=$1 sha256=$2 version=$3
@@ -32,7 +33,7 @@ writable() { [ -d "$1" ] && [ -w "$1" ]; }
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# Whichever Python there is; one that cannot start is none.
+# Set $python to a Python of the image that can start, if there is one.
 python_here() {
     for python in python3 python; do
         if has "$python" && "$python" -I -c 'import hashlib, sys; sys.exit(sys.version_info < (3,))' 2>/dev/null; then
@@ -57,7 +58,8 @@ print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())' <"$1"
     fi
 }
 
-# Copy a file that may be anything: a regular one only, and no more than a tarball has.
+# Copy a tarball to the scratch folder. The file is not trusted: it must be a regular file, and only
+# the first $limit_mb MiB are copied.
 take() {
     found=
     [ -f "$1" ] && [ -r "$1" ] || return 1
@@ -91,7 +93,7 @@ except OSError as error:
     sys.exit(str(error))' "$url" "$scratch/tarball"
 }
 
-# With whatever the image has. One that fails may know less of certificates or proxies than the next.
+# Download with the tools of the image. If one fails, the next may know the certificates or proxies.
 download() {
     tools=
     for tool in curl wget python; do
@@ -110,7 +112,8 @@ download() {
     fail 3 "$url could not be fetched with$tools. Is the network reachable, the address right, and room in $home?"
 }
 
-# One file, under its name when it is complete. A folder or a link to one in its place would take it in.
+# Copy a file, and rename it when it is complete. Refuse a target that is a folder or a link to one:
+# `mv` would move the file into that folder.
 store() {
     if [ -d "$2" ] || ! mkdir -p "$(dirname "$2")" 2>/dev/null; then return 1; fi
     part="$2.$(uname -n).$$.part"
@@ -119,12 +122,12 @@ store() {
     return 1
 }
 
-# What a start that was killed left on the volume, once nobody can be writing it any more.
+# Remove partial files that killed starts left on the volume, once they are an hour old.
 sweep_volume() {
     if has find; then find "$cache" -name '*.part' -type f -mmin +60 -exec rm -f {} + 2>/dev/null || :; fi
 }
 
-# The same here. A process of that number is either gone, or this one, which has only begun.
+# Remove folders that killed starts left here. The pid of such a start is gone, or now this one's.
 sweep_home() {
     for left in "$home"/.scratch.*; do
         [ -d "$left" ] || continue
@@ -215,8 +218,8 @@ fi
 unpack || fail 5 "The tarball cannot be unpacked in $home. Is there room?"
 [ -x "$scratch/tree/bootstrap.sh" ] || fail 4 "$url holds no bootstrap.sh: it is no tarball of flashpool."
 if [ ! -x "$home/$sha256/bootstrap.sh" ]; then rm -rf "${home:?}/$sha256"; fi
-# Two that start together may both come here: then the first one counts. `mv` to a folder that is there
-# moves into it.
+# Two starts at once may both get here: the first `mv` counts. A second `mv` moves its folder into
+# the existing one, from which it is removed below.
 [ -d "$home/$sha256" ] || mv "$scratch/tree" "$home/$sha256" || fail 5 "$home is not writable."
 rm -rf "$home/$sha256/tree" "$scratch"
 trap - EXIT HUP INT TERM

@@ -187,7 +187,7 @@ def _handlers() -> dict[int, _Handler]:
 
 
 def _host(command: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Return the address on which uvicorn was told to listen."""
+    """Return the address on which uvicorn listens."""
     return _option("--host", command, environ, "UVICORN_HOST") or _LOCAL
 
 

@@ -51,7 +51,7 @@ _START_S: Final = 10.0
 _MOST: Final = 1000
 _MOST_BYTES: Final = 256 * 1024 * 1024
 
-#: While this lasts, the heartbeat tells the platform that the job is in progress.
+#: Within this context, the heartbeat reports the job to the platform as in progress.
 Named = Callable[[str], AbstractContextManager[None]]
 
 

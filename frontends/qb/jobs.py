@@ -1,4 +1,4 @@
-"""Parses the answer of a job-take into jobs, and loses none of them.
+"""Parses the answer of a job-take into jobs, without losing any.
 
     body --> [object | list] --> each: id, input, policy --> Job, with its input or a problem
 
@@ -95,7 +95,7 @@ def _job(raw: bytes, pieces: list[bytes] | None = None) -> Job | None:
         taken = _named(pieces) if pieces else _read(raw)
         job_id = _id(taken.id)
     except (NoJobs, msgspec.DecodeError, UnicodeError) as error:
-        # The platform cannot be told about a job without an id.
+        # Without its id, a job cannot be reported.
         _log.error("A job was taken but cannot be read, and is lost: %s", error)
         return None
     limit_s = _limit_s(taken.policy)

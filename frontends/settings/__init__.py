@@ -1,1 +1,1 @@
-"""FLASHPOOL_*: what can be set, read once; the rest of the server gets plain values."""
+"""The FLASHPOOL_* variables, read once; the rest of the server gets plain values."""

@@ -19,7 +19,7 @@ from . import parsers as kind
 from .field import setting
 from .worker_env import ON_A_POD
 
-#: Features that requests may be forbidden to use.
+#: Features that the operator can forbid to requests.
 FORBIDDABLE = ("dependencies", "system_dependencies", "env", "class", "python_version")
 
 

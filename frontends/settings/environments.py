@@ -1,4 +1,4 @@
-"""Settings of environments: where they lie, how they are built, when they are deleted."""
+"""Settings of environments: where they are, how they are built, when they are deleted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .field import setting
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentSettings:
-    """Passed on to the library that builds them, see `flashpool.envs`."""
+    """Settings that are passed to the library that builds environments, `flashpool.envs`."""
 
     __slots__ = ()
 

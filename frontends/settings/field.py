@@ -4,8 +4,8 @@
                                                             |
                           -- `rows` --> name -> Setting  <--'
 
-A field is a setting, and its row is the field's metadata. Groups have empty ``__slots__``,
-because a class cannot have several bases with slots: `Settings` has them all.
+A field is a setting, and its row is the field's metadata. Groups have empty ``__slots__``, because
+a class cannot have several bases with slots; `Settings` has the slots of all fields.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Setting:
     """One row of the table."""
 
     kind: kind.Kind
-    #: The default as one would write it into the variable.
+    #: Returns the default, as text of the variable.
     default: Callable[[], str]
     meaning: str
-    #: Default on a RunPod pod, given the environment; None: no other than elsewhere.
+    #: Returns the default on a RunPod pod, from the environment; None: the usual default.
     pod: Callable[[Mapping[str, str]], str | None]
     secret: bool
-    #: The platform's own variable for the same value; flashpool's variable wins. Empty: none.
+    #: The platform's variable for the same value, or empty; flashpool's variable takes precedence.
     also: str
 
 
@@ -44,7 +44,7 @@ def setting(
     secret: bool = False,
     also: str = "",
 ) -> Any:
-    """A field that is a setting; `pod` gives its default on a RunPod pod, `also` anywhere."""
+    """Return a field that is a setting; ``pod`` and ``also`` as in `Setting`."""
     row = Setting(
         kind=kind,
         default=default if callable(default) else lambda: default,
@@ -57,6 +57,6 @@ def setting(
 
 
 def rows(group: type) -> dict[str, Setting]:
-    """Field name -> row, in the order of the class."""
+    """Return field name -> row, in the order of the class."""
     fields = dataclasses.fields(group)
     return {item.name: item.metadata[_KEY] for item in fields if _KEY in item.metadata}

@@ -16,7 +16,7 @@ _NO: Final = {"0", "false", "no", "off"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """``parse`` raises ValueError, with the reason when it is not plain from ``accepts``."""
+    """``parse`` raises ValueError, with a reason if ``accepts`` does not explain the error."""
 
     parse: Callable[[str], Any]
     accepts: str
@@ -27,7 +27,7 @@ LONGEST_S: Final = 7 * 24 * 3600.0
 
 
 def integer(low: int, high: int) -> Kind:
-    """A whole number from low to high."""
+    """Accept a whole number from low to high."""
 
     def parse(text: str) -> int:
         value = _plain_int(text)
@@ -39,14 +39,14 @@ def integer(low: int, high: int) -> Kind:
 
 
 def _plain_int(text: str) -> int:
-    # int() would take 1_000 and other scripts' digits, which is never meant.
+    # int() would also accept 1_000 and digits of other scripts.
     if not (text.isascii() and text.isdigit()):
         raise ValueError
     return int(text)
 
 
 def seconds(*, zero: bool = False) -> Kind:
-    """Seconds, at most a week: what timers of the kernel bear."""
+    """Accept seconds, at most a week, which timers of the kernel support."""
 
     def parse(text: str) -> float:
         value = _plain_float(text)
@@ -115,7 +115,7 @@ def _boolean(text: str) -> bool:
 def _telemetry(text: str) -> bool:
     if not _boolean(text):
         return False
-    # Looked for without importing them: most servers do without.
+    # Find the packages without importing them here.
     if any(find_spec(name) is None for name in ("opentelemetry", "opentelemetry.sdk")):
         raise ValueError("the packages of flashpool[telemetry] are not installed")
     return True
@@ -138,7 +138,7 @@ def _modules(text: str) -> tuple[str, ...]:
 def _requirements(text: str) -> tuple[str, ...]:
     if text.lower() == "none":
         return ()
-    # Commas appear in versions, and blanks in markers: requirements with those need lines.
+    # Versions contain commas, and markers contain blanks: with markers, each needs a line.
     parts = text.splitlines() if "\n" in text else text.split()
     for part in parts:
         if part.strip().startswith("-"):

@@ -6,14 +6,14 @@ A pattern is compared with the *template* of a route, as the app declares it, ne
 
     literal          the same literal
     {name}           one segment of the route: a literal, or a parameter that is not a path
-    {name:path}      as the last segment: all that is left, one segment or more
+    {name:path}      as the last segment: the rest, one segment or more
     *                everything
-    METHOD           that method only; without one, every method, but no WebSocket
+    METHOD           that method only; without a method, every method but WEBSOCKET
 
 Names of parameters do not matter, and neither do converters other than ``path``. If several
 patterns cover a route, the pattern that names the method applies; then the pattern with more
 literal segments; then the pattern whose segments are more specific, from the left. A rule for GET
-also applies to HEAD, unless HEAD has its own. The method of WebSockets is written WEBSOCKET.
+also applies to HEAD, unless HEAD has a rule of its own. WEBSOCKET stands for WebSockets.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-#: Stands where others have a method.
+#: Stands in place of a method for WebSockets.
 WEBSOCKET: Final = "WEBSOCKET"
-#: Segments in their normal form: names of parameters are gone.
+#: Parameters in normal form, which has no names.
 _ONE: Final = "{}"
 _REST: Final = "{:path}"
 _EVERYTHING: Final = "*"
@@ -38,7 +38,7 @@ _MOST_RULES: Final = 1000
 
 
 def segments_of(template: str) -> tuple[str, ...]:
-    """A route's template in its normal form: ``/items/{item_id:int}`` is ``('items', '{}')``."""
+    """Return a template in normal form: ``/items/{item_id:int}`` is ``('items', '{}')``."""
     return tuple(_normal(segment) for segment in template.removeprefix("/").split("/"))
 
 
@@ -50,9 +50,9 @@ def _normal(segment: str) -> str:
 class RoutePattern:
     """One pattern: which routes it covers, and how specific it is."""
 
-    #: In capitals; empty: any.
+    #: A method in capitals; empty: any method.
     method: str
-    #: Empty: everything.
+    #: Segments in normal form; empty: the pattern covers every path.
     segments: tuple[str, ...]
     #: The pattern as written, with the method in capitals.
     text: str
@@ -84,9 +84,7 @@ class RoutePattern:
         return len(template) == len(self.segments) and all(map(_covers, self.segments, template))
 
     def nearness(self, method: str) -> int:
-        """Return 2 for a pattern of exactly this method, 1 and 0 for one that includes it, -1
-        otherwise.
-        """
+        """Return 2 for this method, 1 for GET if it is HEAD, 0 for any method, else -1."""
         if self.method == method:
             return 2
         if self.method:
@@ -95,7 +93,7 @@ class RoutePattern:
 
     @property
     def specificity(self) -> tuple[int, tuple[int, ...]]:
-        """Larger is more specific, among patterns that cover one route."""
+        """Return a key that is larger for a more specific pattern, of those for one route."""
         if not self.segments:
             return -1, ()
         kinds = tuple(map(_kind, self.segments))
@@ -107,9 +105,7 @@ def _covers(mine: str, theirs: str) -> bool:
 
 
 def _kind(segment: str) -> int:
-    """Return 3 for a literal, 2 for a parameter with text beside it, 1 for a parameter, 0 for a
-    path.
-    """
+    """Return 3 for a literal, 2 for a parameter with text, 1 for a parameter, 0 for a path."""
     if "{" not in segment:
         return 3
     return {_ONE: 1, _REST: 0}.get(segment, 2)
@@ -141,7 +137,7 @@ class RouteRules(Generic[T]):
         return iter(self.rules)
 
     def best(self, method: str, template: tuple[str, ...]) -> RouteRule[T] | None:
-        """The rule that applies to a route of the app, if any does."""
+        """Return the rule that applies to a route of the app, or None."""
         covering = [
             rule
             for rule in self.rules
@@ -154,14 +150,14 @@ class RouteRules(Generic[T]):
         )
 
     def otherwise(self, method: str = "") -> RouteRule[T] | None:
-        """The rule for requests that no route of the app is for."""
+        """Return the rule for requests that match no route of the app, or None."""
         everything = [rule for rule in self.rules if not rule.pattern.segments]
         covering = [rule for rule in everything if rule.pattern.nearness(method) >= 0]
         return max(covering, key=lambda rule: rule.pattern.nearness(method), default=None)
 
 
 def parse_rules(text: str, parse_value: Callable[[str], T]) -> RouteRules[T]:
-    """Read ``PATTERN=VALUE, ...``; raise ValueError that names the part which is wrong."""
+    """Parse ``PATTERN=VALUE, ...``; a ValueError names the invalid part."""
     if text.strip().lower() == "none":
         return RouteRules()
     parts = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]

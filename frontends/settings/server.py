@@ -1,4 +1,4 @@
-"""Settings of the server: where it listens, what it takes, what it logs."""
+"""Settings of the server: its addresses, limits of its clients, and its log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Listening:
         kind.TEXT,
         "127.0.0.1",
         "Address on which /execute is served.",
-        pod="0.0.0.0",  # noqa: S104 - the platform comes from outside
+        pod="0.0.0.0",  # noqa: S104 - the platform connects from outside
     )
     port: int = setting(
         kind.PORT,

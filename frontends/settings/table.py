@@ -3,12 +3,12 @@
     environment --> Settings.from_environ --> Settings --> to_pool_config --> Supervisor
                          |                       |
                          `- SettingsError        `- origins: default | environment | pod |
-                            (all wrong ones at once)         the platform's own variable
+                            (all errors at once)             the platform's own variable
 
-The table is the class `Settings` itself, made of groups: a field is a setting, ``FLASHPOOL_``
-and its name in capitals the variable. An empty variable counts as not set, as compose files and pod
-templates leave them. On a RunPod pod a few defaults differ (the platform reaches a pod
-only from outside, and the pod's owner is the one who sends it code).
+The table is the class `Settings`, which consists of groups: a field is a setting, and its variable
+is ``FLASHPOOL_`` with the field's name in capitals. An empty variable counts as not set, because
+compose files and pod templates leave variables empty. On a RunPod pod a few defaults differ: the
+platform reaches a pod only from outside, and the owner of the pod sends its code.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from flashpool.envs import EnvSettings
 
 PREFIX: Final = "FLASHPOOL_"
-#: Behind the name of a secret's variable: a file that holds it instead, as orchestrators mount them.
+#: Suffix of a secret's variable that names a file with the secret, as orchestrators mount it.
 FILE: Final = "_FILE"
 _MOST_IN_FILE: Final = 64 * 1024
 _Number = TypeVar("_Number", int, float)
@@ -72,9 +72,9 @@ class Settings(
     QueueSettings,
     Log,
 ):
-    """The values in force. Make it with `from_environ`."""
+    """The values of all settings. Create it with `from_environ`."""
 
-    #: Field name -> where its value came from.
+    #: Field name -> the origin of its value.
     origins: Mapping[str, str] = field(default_factory=dict)
     #: Environment of every worker: allowed variables only, see `worker_env`.
     worker_env: Mapping[str, str] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Settings(
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read and check them all; raises `SettingsError` that names every wrong one."""
+        """Read and check all settings; a `SettingsError` names every invalid one."""
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
@@ -144,7 +144,7 @@ class Settings(
         )
 
     def _gpus_per_call(self) -> int | None:
-        if self.gpus_per_call is None:  # 1 where there are GPUs
+        if self.gpus_per_call is None:  # None: 1 if there are GPUs
             return 0 if self.max_gpus_per_call == 0 else None
         return _lower(self.gpus_per_call, self.max_gpus_per_call)
 
@@ -191,12 +191,12 @@ def _path(text: str | None) -> Path | None:
 
 
 def table() -> dict[str, Setting]:
-    """Field name -> row."""
+    """Return field name -> row."""
     return {name: row for group in _GROUPS for name, row in rows(group).items()}
 
 
 def variable(name: str) -> str:
-    """The environment variable of a field."""
+    """Return the environment variable of a field."""
     return PREFIX + name.upper()
 
 
@@ -222,7 +222,7 @@ def _on_pod(environ: Mapping[str, str]) -> bool:
 
 
 def _text_of(name: str, row: Setting, environ: Mapping[str, str]) -> tuple[str, str]:
-    """The text to parse, and its origin."""
+    """Return the text to parse, and its origin."""
     if given := environ.get(variable(name), "").strip():
         return given, "environment"
     if row.secret and (path := environ.get(variable(name) + FILE, "").strip()):
@@ -235,14 +235,14 @@ def _text_of(name: str, row: Setting, environ: Mapping[str, str]) -> tuple[str, 
 
 
 def _text_in(name: str, path: str) -> str:
-    """Read a secret from a file, without the line end behind it."""
+    """Read a secret from a file, without the line end after it."""
     try:
         with open(os.path.expanduser(path), encoding="utf-8") as file:
             text = file.read(_MOST_IN_FILE).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{name}={path!r} cannot be read ({error})") from error
     if not text:
-        # An empty file would mean that nothing is guarded.
+        # An empty token would mean that no token is required.
         raise ValueError(f"{name}={path!r} is empty; accepted: a file that holds the value")
     return text
 

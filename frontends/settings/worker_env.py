@@ -2,7 +2,7 @@
 
 A worker runs code of clients, so it gets only a list of allowed names (which programs need to find
 libraries, caches, devices and certificates) and what ``FLASHPOOL_PASS_ENV`` adds. The server's own
-secrets match no pattern, not even ``*``: only their exact name passes one on.
+secrets match no pattern, not even ``*``: a secret is passed on only if it is named exactly.
 
 On a RunPod pod the default adds everything: the variables there are what the user declared for the
 endpoint, and the client puts its API key among them, for functions that call other endpoints.
@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Final
 
-#: Never matched by a pattern.
+#: Variables that no pattern matches.
 SECRETS: Final = (
     *("RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "RUNPOD_WEBHOOK_*"),
     *("FLASHPOOL_TOKEN", "FLASHPOOL_ADMIN_TOKEN", "FLASHPOOL_VOLUME_KEY"),
-    # The URLs may hold passwords.
+    # The URLs may contain passwords.
     *("FLASHPOOL_INDEX_URL", "FLASHPOOL_EXTRA_INDEX_URLS"),
-    # Whoever has them can send traces to the operator's account.
+    # With these headers, a call could send traces to the operator's account.
     *("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_*_HEADERS"),
 )
 #: The default of `FLASHPOOL_PASS_ENV` on a pod.
@@ -30,7 +30,7 @@ ON_A_POD: Final = "*,RUNPOD_API_KEY"
 
 #: Variables of the server that every call may see.
 ALLOWED: Final = (
-    # The account and its places
+    # The account and its directories
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "HOSTNAME"),
     *("TMPDIR", "TEMP", "TMP", "XDG_*"),
     # Language and time
@@ -55,12 +55,12 @@ ALLOWED: Final = (
     # Models and their caches
     *("HF_*", "HUGGINGFACE_*", "TRANSFORMERS_*", "DIFFUSERS_*", "TORCH*", "PYTORCH_*"),
     *("XLA_*", "JAX_*", "TF_*", "VLLM_*", "TOKENIZERS_PARALLELISM", "MPLBACKEND"),
-    # The way out of the network
+    # Certificates and proxies
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
     *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
 )
-#: Says that an endpoint belongs to a dev session of SDK 2.0.
+#: Set if the endpoint belongs to a dev session of SDK 2.0.
 _DEV_SESSION: Final = "RUNPOD_DEV_APP"
 #: Variables that the SDK reads in such a call: where it runs, its resource, its volumes.
 OF_SDK: Final = (

@@ -65,7 +65,7 @@ class Tracing:
         self.exemplars = Exemplars()
 
     def begin(self, call: Call, caller: Mapping[str, str]) -> CallSpan:
-        """Return the span of a call that is submitted now; ``caller``: its caller's trace context."""
+        """Return the span of a call submitted now; ``caller``: its caller's trace context."""
         context = _PROPAGATOR.extract(caller, _NO_PARENT) if caller else _NO_PARENT
         parent = get_current_span(context).get_span_context()
         start = time.time_ns()

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# What `make ci` runs: every check that a change has to pass.
+# Runs the checks of `make ci`, which every change has to pass.
 #
 #   lint, types, docs                the sources
-#   test-newest                      what an installation without the lock gets
+#   test-newest                      on the packages that an installation without the lock gets
 #   test-sdk                         SDK 2.0's newest client; `test` has the oldest one supported
 #   unit, contract and process       on the system's own Python: Debian's is linked statically,
 #                                    and runs a sitecustomize of its own
-#   the same                         on one more minor version: each has its turn
+#   the same                         on one more minor version: each commit takes the next
 #   test                             on the default interpreter, last, so that pytest's summary
 #                                    closes the output
 #
-# A row that failed by at most three of its thousands of tests tries those a second time, alone
-# on the machine. Such a test has a race, or what it tests has: a line that begins with UNSTEADY
-# names it. A test that fails twice fails the row. `make test` tries nothing twice.
+# If at most three of the thousands of tests of a row fail, the row runs these a second time,
+# without other tests beside them. Such a test, or the code that it tests, has a race: a line that
+# begins with UNSTEADY names the test. A test that fails twice fails the row. `make test` runs no
+# test twice.
 set -euo pipefail
 
 readonly core="tests/unit tests/contract tests/process"
@@ -20,8 +21,8 @@ readonly last_failed=.pytest_cache/v/cache/lastfailed
 default=$(<build/interpreter)
 rows=()
 
-# twice ARGUMENTS COMMAND..   run a make target of tests with these arguments for pytest; where few
-#                             tests failed, run those again.
+# twice ARGUMENTS COMMAND..   run a make target of tests with these arguments for pytest; if few
+#                             tests fail, run those again.
 twice() {
   local arguments=$1 failed; shift
   rm -f "$last_failed"
@@ -43,8 +44,8 @@ row() {
 
 minor_of() { "$1" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 
-# The path of the interpreter whose turn it is; nothing where no other version is installed.
-# Turns go by the number of commits, so that a commit always means the same interpreter.
+# Print the path of the interpreter whose turn it is, or nothing if no other version is installed.
+# The number of commits decides, so that a commit always runs on the same interpreter.
 whose_turn() {
   local version python others=()
   for version in 3.10 3.11 3.12 3.13 3.14; do
@@ -68,7 +69,7 @@ if system=$(PYTHON=/usr/bin/python3 bash tests/support/find_python.sh 2>/dev/nul
   tried+=" $(minor_of "$system")"
 fi
 
-# One argument for each.
+# Unquoted: one argument for each version.
 # shellcheck disable=SC2086
 other=$(whose_turn $tried)
 if [ -z "$other" ]; then

@@ -2,9 +2,9 @@
 # find_python.sh [NAME..]   print the interpreter to build with: $PYTHON if set, else the first
 #                           of the names given, those on PATH and those of version managers
 #                           that runs, is 3.10 or later, and can make a virtualenv.
-# VERSION=3.12 find_python.sh   the same, of that version only; fails silently.
-# Every candidate is run, because a version manager's shim exists without its Python. Of a
-# virtualenv's interpreter, the one it was made from is printed, whose life is not the virtualenv's.
+# VERSION=3.12 find_python.sh   the same, for that version only; fails silently.
+# Every candidate is run, because a version manager's shim exists without its Python. For the
+# interpreter of a virtualenv, its base is printed, which outlives the virtualenv.
 set -u
 
 probe='import os, sys

@@ -1,1 +1,1 @@
-"""``python -m runpod_sdk_runtime.task.runner``: what a pod of `@app.task` starts."""
+"""``python -m runpod_sdk_runtime.task.runner``: the module that a pod of `@app.task` starts."""

@@ -1,4 +1,4 @@
-"""``python -m runpod_sdk_runtime.task.runner``: serve the one task of a pod."""
+"""``python -m runpod_sdk_runtime.task.runner``: serve the task of a pod."""
 
 import sys
 

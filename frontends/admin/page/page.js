@@ -1,5 +1,5 @@
 "use strict";
-// Shows the stats document: every text is set as text, never as HTML, as users chose some of it.
+// Shows the stats document. Every text is set as text, never as HTML, because users choose some.
 const STALE_MS = 7000;
 const SVG = "http://www.w3.org/2000/svg";
 const by = (id) => document.getElementById(id);
@@ -53,7 +53,7 @@ function bar(part, kind) {
   return make("div", { class: `track ${kind || ""}` }, image);
 }
 
-// Rows stay where they are when nothing in them changed: focus and what is open are kept.
+// Rows that have not changed stay in place, so that they keep their focus and open details.
 function fill(parent, items, key, build) {
   const known = new Map([...parent.children].map((one) => [one.dataset.key, one]));
   let place = parent.firstElementChild;
@@ -102,9 +102,9 @@ function show(stats) {
   by("slotMeter").value = stats.slots.total ? stats.slots.busy / stats.slots.total : 0;
   say("depth", number(stats.queue.depth));
   const oldest = stats.queue.oldest_age_s;
-  say("oldest", oldest === null ? (stats.queue.refused ? `${number(stats.queue.refused)} refused so far` : "nobody waits") : `oldest waits ${seconds(oldest)}${stats.queue.refused ? `, ${number(stats.queue.refused)} refused` : ""}`);
+  say("oldest", oldest === null ? (stats.queue.refused ? `${number(stats.queue.refused)} refused so far` : "no call waits") : `oldest waits ${seconds(oldest)}${stats.queue.refused ? `, ${number(stats.queue.refused)} refused` : ""}`);
   by("queueTile").classList.toggle("warn", oldest !== null && oldest > 30);
-  say("calls", number(stats.calls)); say("good", stats.calls ? `${((100 * (stats.calls - failed)) / stats.calls).toFixed(1)} % well` : "");
+  say("calls", number(stats.calls)); say("good", stats.calls ? `${((100 * (stats.calls - failed)) / stats.calls).toFixed(1)} % succeeded` : "");
   say("failed", number(failed));
   const last = stats.recent_failures[stats.recent_failures.length - 1];
   say("failNote", last ? `last ${seconds(Math.max(0, Date.now() / 1000 - last.at))} ago: ${last.error_type}` : "none");
@@ -146,7 +146,7 @@ function showHour(minutes) {
   say("hourText", text); image.setAttribute("aria-label", `Calls by the minute. ${text}`);
 }
 
-// By its number, as the card of the GPU has it; a MIG device shares its number with others.
+// A GPU is shown by its index, as on its card; several MIG devices share an index.
 function gpuName(uuid) {
   const gpu = latest && latest.gpus.devices.find((one) => one.uuid === uuid);
   return gpu && !gpu.parent ? String(gpu.index) : short(uuid);
@@ -195,11 +195,11 @@ function showFailures(failures) {
   let place = box.firstElementChild;
   for (const one of failures.slice().reverse()) {
     const key = `${one.at}-${one.call}`, lines = [one.error];
-    if (one.last_lines) lines.push("", "What it wrote last:", one.last_lines);
+    if (one.last_lines) lines.push("", "Last output:", one.last_lines);
     lines.push("", `Receipt: ${JSON.stringify(one.receipt)}`);
     const details = known.get(key) || failure(one, key), text = lines.join("\n"), ago = `${seconds(Math.max(0, Date.now() / 1000 - one.at))} ago`;
     known.delete(key);
-    // What is open, and has the focus, stays so.
+    // Open details, and those with the focus, stay as they are.
     if (details.lastChild.textContent !== text) details.lastChild.textContent = text;
     details.querySelector("time").textContent = ago;
     if (details !== place) box.insertBefore(details, place); else place = place.nextElementSibling;
@@ -224,7 +224,7 @@ function showKept(stats) {
   table("routes", routes, (one) => one.route, [1, 3, 4, 5], (one) => [one.route, number(one.latency.count), counted(one.requests), seconds(one.latency.p50_s), seconds(one.latency.p95_s), seconds(one.latency.max_s)]);
   table("zygotes", stats.zygotes, (one) => `${one.environment}#${one.profile}`, [4, 5, 6, 7], (one) => [`${short(one.environment)}#${one.profile}`, tag(one.state), one.python, one.reason ? `${one.start_method}: ${one.reason}` : one.start_method, String(one.spares), String(one.workers), String(one.preloaded), String(one.starts)]);
   say("found", Object.keys(stats.environment_origins).length ? `Calls found theirs: ${counted(stats.environment_origins)}` : "");
-  fill(by("stores"), stats.stores, (one) => one.root, (one) => [`${one.root}: ${one.environments === null ? "not looked at yet" : `${number(one.environments)} kept, ${bytes(one.bytes)}`}; built here ${number(one.builds)}, failed ${number(one.failed_builds)}, evicted ${number(one.evictions)}${one.problem ? `. ${one.problem}` : ""}`]);
+  fill(by("stores"), stats.stores, (one) => one.root, (one) => [`${one.root}: ${one.environments === null ? "not counted yet" : `${number(one.environments)} kept, ${bytes(one.bytes)}`}; built here ${number(one.builds)}, failed ${number(one.failed_builds)}, evicted ${number(one.evictions)}${one.problem ? `. ${one.problem}` : ""}`]);
   list("storage", stats.storage.map((one) => one.problem ? [one.place, 1, one.problem, "bad"] : [`${one.place} disk`, 1 - one.free_bytes / Math.max(1, one.size_bytes), `${bytes(one.free_bytes)} free of ${bytes(one.size_bytes)}`, one.free_bytes < 0.05 * one.size_bytes ? "bad" : ""]));
 }
 
@@ -235,7 +235,7 @@ async function showState() {
   if (stale || !latest) { say("state", heardAt ? "Stale: the server does not answer" : "Connecting"); box.className = "state bad"; return; }
   const [text, kind] = latest.draining ? ["Draining", "warn"] : latest.ready ? ["Ready", "good"] : ["Not ready", "bad"];
   say("state", text); box.className = `state ${kind}`;
-  say("drain", latest.draining ? "Take calls again" : "Drain");
+  say("drain", latest.draining ? "Accept calls again" : "Drain");
   if (latest.ready) { by("reasons").hidden = true; return; }
   try {
     const found = await (await fetch("readyz")).json();
@@ -318,12 +318,12 @@ document.addEventListener("click", async (event) => {
   if (what === "Output") look(`Output of call ${call}`, `calls/${call}/logs`, true);
   if (what === "Stacks") look(`Stacks of call ${call}, now`, `calls/${call}/stack`, false);
   if (what === "Cancel" && (await confirmed(`Cancel call ${call}?`, "Its processes end, and its caller gets the error Cancelled.", "Cancel the call"))) change("DELETE", `calls/${call}`, `Call ${call} is cancelled.`);
-  if (what === "Evict" && (await confirmed("Evict this instance?", `${instance} closes when its calls are over; what it holds in memory is lost.`, "Evict it"))) change("DELETE", `instances/${encodeURIComponent(instance)}`, "The instance is being closed.");
+  if (what === "Evict" && (await confirmed("Evict this instance?", `${instance} closes when its calls have finished; its state in memory is lost.`, "Evict it"))) change("DELETE", `instances/${encodeURIComponent(instance)}`, "The instance is being closed.");
 });
 
 by("drain").addEventListener("click", async () => {
-  if (latest && latest.draining) { change("DELETE", "drain", "New calls are taken again."); return; }
-  if (await confirmed("Drain this server?", "It takes no new calls; those that it has go on. It stays until it is stopped, and this can be taken back.", "Drain it")) change("POST", "drain", "The server drains.");
+  if (latest && latest.draining) { change("DELETE", "drain", "The server accepts new calls again."); return; }
+  if (await confirmed("Drain this server?", "The server accepts no new calls; accepted calls finish. The server runs on until you stop it, and you can undo this.", "Drain it")) change("POST", "drain", "The server is draining.");
 });
 by("sign").addEventListener("click", async () => {
   if (!signedIn) { await signIn(); return; }

@@ -131,7 +131,7 @@ def _failed(archive: Path, root: Path, error: OSError) -> UnpackingFailed:
 
 
 def _around(archive: Path) -> str:
-    """Return a description of the files that are there instead."""
+    """Return a description of the files in the archive's folder."""
     try:
         names = sorted(os.listdir(archive.parent))
     except OSError as error:
