@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: The trace context of a caller that sends none.
 NO_TRACE: Final[Mapping[str, str]] = MappingProxyType({})
-#: Returns the call to run in place of one that ended with an outcome; None: the outcome stands.
+#: Returns the call to run in place of one with this outcome; None: the outcome stands.
 Again = Callable[[Call, Outcome], "Call | None"]
 
 
@@ -92,7 +92,7 @@ class CallHandle:
         self.failed: Callable[[Call, int, Outcome], None] = tell_end
         #: The span of the call; None if calls are not traced.
         self.span: CallSpan | None = None
-        #: Adds where else the call's instance lives; None: no instance, or no other pods.
+        #: Adds where else the call's instance lives; None: no instance, or no volume.
         self.annotated: Callable[[Outcome], Outcome] | None = None
 
     def cancel(self, reason: str) -> None:
@@ -136,7 +136,7 @@ class CallHandle:
             self.outcome.set_result(outcome)
 
     def _resubmit(self) -> None:
-        """Submit the call that takes the place of one that ended."""
+        """Submit the call that takes the place of a finished one."""
         try:
             if self.cancelled:
                 raise Cancelled(f"the call was cancelled: {self.cancelled}", reason=self.cancelled)

@@ -37,7 +37,7 @@ MOST_INSTANCES: Final = 1000
 MOST_FILES: Final = 64
 #: Largest size of a file in bytes; a full file has some 60,000.
 _LARGEST: Final = 1 << 17
-#: Seconds for which an instance that has ended is remembered.
+#: Seconds after its last use for which an instance that no longer lives is remembered.
 KEPT_S: Final = 7 * 86_400.0
 #: Seconds by which the clock of another server may be ahead.
 _AHEAD_S: Final = 86_400.0

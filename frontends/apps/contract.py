@@ -64,7 +64,7 @@ class AppEntry:
     has_execute: bool
     #: A module of the worker's runtime that finds the application, in place of the file.
     module: str = ""
-    #: Variables that configure that module; it removes them from the environment.
+    #: Variables that configure that module, which removes them from the environment.
     variables: Mapping[str, str] = field(default_factory=dict)
 
 

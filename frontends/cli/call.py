@@ -137,7 +137,7 @@ class _Live:
 
     def __init__(self, outcome: asyncio.Future[Outcome]) -> None:
         self.outcome = outcome
-        #: The end of what was shown.
+        #: The end of the output that was shown.
         self.shown = b""
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:

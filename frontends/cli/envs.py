@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 FAILED: Final = 1
 _SHORT: Final = 12
-#: Characters of a list of package names.
+#: Most characters of a list of package names.
 _NAMES: Final = 60
 _MB: Final = 1024 * 1024
 

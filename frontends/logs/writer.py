@@ -38,7 +38,7 @@ class LineWriter:
         self._fd = fd
         self._limit = limit
         self._begin()
-        # A fork has no thread; it starts one when it prints.
+        # A fork has no writer thread, and starts one when it prints.
         os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:

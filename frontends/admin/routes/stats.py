@@ -29,7 +29,7 @@ from .route import AdminRoute
 
 #: Seconds between two events.
 EVENT_S: Final = 2.0
-#: Streams at once; a page holds one.
+#: Most streams at once; each page has one.
 MOST_STREAMS: Final = 16
 
 

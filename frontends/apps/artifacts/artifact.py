@@ -55,7 +55,7 @@ class ArtifactSource:
     archive: Path
     wait_s: float
     limits: ArchiveLimits
-    #: The link to create to the app; None: none.
+    #: The link to the app that is created, or None.
     link: Path | None
     #: Whether the app is already unpacked, at the link's path.
     is_unpacked: bool

@@ -175,6 +175,7 @@ class _Names:
         self._source = source
         #: Path -> whether it is a file.
         self._seen: dict[tuple[str, ...], bool] = {}
+        #: All directories, including those that only members imply.
         self._folders: set[tuple[str, ...]] = set()
         self._count = 0
 

@@ -36,7 +36,7 @@ from .route_counts import CUT, LEFT, RouteCounts, end_of
 _EXECUTE: Final = ("execute",)
 _REQUEST_ID: Final = b"x-request-id"
 _TIMEOUTS: Final = (b"flashpool-timeout", b"x-flashpool-timeout-s")
-#: Methods that a client may send again if it gets no answer.
+#: Methods of requests that a client may repeat if no answer arrives.
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 _STATUS: Final = {
     EndKind.RAISED: 500,
@@ -160,7 +160,7 @@ class AppProxy:
         status, body = self.health()
         await respond(send, status, body, close=self._draining())
 
-    # The way in.
+    # Requests to the app.
 
     def _open(self) -> AppService:
         """Return the service for the request."""

@@ -36,7 +36,7 @@ class FoundApp:
     """The app that was found, ready to be served."""
 
     app: App
-    #: A digest of all its files; empty if the files may change in place.
+    #: The digest of its archive; empty if the files may change in place.
     content: str = ""
     #: Called when the app gets its first requests, and when none of its processes is left.
     begin: Callable[[], None] = lambda: None
