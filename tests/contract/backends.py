@@ -1,4 +1,4 @@
-"""Pools over every backend, and every way in which the first one starts workers."""
+"""Pools over every backend; the supervisor with every start method of workers."""
 
 from functools import partial
 

@@ -190,7 +190,7 @@ def nested(n):
 
 
 async def acount_beside_a_clock(n, path):
-    """Counts, while a task of the same loop appends to a file."""
+    """Count, while another task on the same loop appends to a file."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     async def tick():

@@ -30,14 +30,14 @@ except ImportError:
 
 
 def mixin(module: str, name: str) -> type:
-    """A test class of the suite, wherever this Python version has it."""
+    """Return a test class of the suite, wherever this Python version has it."""
     home = importlib.import_module(f"{NAME}.{module}") if hasattr(BASE, "__path__") else BASE
     found: type = getattr(home, name)
     return found
 
 
 class ForkMixin:
-    """What the suite's tests ask of an executor's mixin, over forked workers."""
+    """The attributes and methods that the suite expects of an executor's mixin; forked workers."""
 
     worker_count = 5
     start_method = "fork"
@@ -55,8 +55,8 @@ class ForkMixin:
     def tearDown(self):
         self.executor.shutdown(wait=True)
         self.executor = None
-        # The pool's threads are in reference cycles. Where CPython's check finds them, its own
-        # loop variable keeps one, so that it waits in vain, through a hundred collections.
+        # The pool's threads are in reference cycles. CPython's check keeps one alive by its own
+        # loop variable, and then waits in vain through a hundred collections.
         gc.collect()
         super().tearDown()
 
@@ -70,7 +70,7 @@ class ThreadMixin(ForkMixin):
         return ThreadPool(max_workers)
 
 
-#: Tests that need what only CPython's own pools have, and why.
+#: Tests that rely on internals of CPython's own pools, and why.
 DIFFERENCES = {
     "test_interpreter_shutdown": "builds its script from the class's name; ours: test_exit.py",
     "test_submit_after_interpreter_shutdown": "the same",
@@ -81,7 +81,7 @@ DIFFERENCES = {
     "test_executor_map_current_future_cancel": "a thread pool's: waits on a lock in the call",
 }
 
-#: CPython expects a broken pool; ours fails the one call, with a class that says why.
+#: CPython expects a broken pool; `Pool` fails only the call, with an error class that says why.
 EXPECTED_ERRORS = {
     "test_exit_at_task_unpickle": SystemExit,
     "test_error_at_task_unpickle": pickle.UnpicklingError,
@@ -95,7 +95,7 @@ EXPECTED_ERRORS = {
 
 
 class DeadlockMixin:
-    """The deadlock tests, with the error that a pool gives in place of a broken pool."""
+    """The deadlock tests, with the error that `Pool` raises in place of a broken pool."""
 
     def _check_crash(self, error, func, *args, ignore_stderr=False):
         expected = EXPECTED_ERRORS.get(self._testMethodName, error)
@@ -129,7 +129,7 @@ class DeadlockMixin:
 
 
 def make(name: str, *parts: type) -> type[unittest.TestCase]:
-    """A test class of the suite's tests and ours, less those that do not apply."""
+    """Build a test class of the suite's tests and ours, without those that do not apply."""
     base = mixin("util", "BaseTestCase")
     body = {
         test: unittest.skip(reason)(lambda self: None)

@@ -1,4 +1,4 @@
-"""One Executor suite, over every way workers are started: what one pool does for its callers."""
+"""The Executor suite for every start method of workers: calls, options, results, streams."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ METHODS = ["fork", "spawn"]
 
 @pytest.fixture(scope="module", params=METHODS)
 def shared(request):
-    """One pool for the tests that leave it as it was."""
+    """One pool for the tests that leave it unchanged."""
     with Pool(3, start_method=request.param, grace_s=0.3) as pool:
         yield pool
 
@@ -40,14 +40,14 @@ class TestSubmit:
             shared.submit(there.explodes_at_the_caller).result()
         assert isinstance(raised.value.__cause__, LookupError)
 
-    def test_arguments_that_cannot_be_unpickled_there(self, shared):
+    def test_arguments_that_cannot_be_unpickled_in_the_worker(self, shared):
         with pytest.raises((InvalidRequest, LookupError), match="only where it was made"):
             shared.submit(there.identity, there.ExplodesHere()).result()
 
     def test_receipt_and_output(self, shared, capsys):
         future = shared.submit(there.speak, "hello")
         assert future.result() is None
-        # In no order: they go two ways.
+        # Stdout and stderr use separate pipes, so their order is not known.
         assert sorted(future.output.splitlines()) == [b"hello", b"hello aloud"]
         assert future.receipt.pid != os.getpid()
         assert future.receipt.run_s > 0
@@ -60,13 +60,13 @@ class TestSubmit:
 
 @pytest.mark.shared_pool
 class TestOptions:
-    def test_unknown(self, shared):
+    def test_unknown_options_are_refused(self, shared):
         with pytest.raises(InvalidRequest, match=r"unknown option colour; valid names: .*timeout"):
             shared.options(colour="red")
         with pytest.raises(InvalidRequest, match=r"did you mean memory_mb\?"):
             shared.options(memory=64)
 
-    def test_unknown_parameters_of_the_pool(self):
+    def test_unknown_parameters_of_the_pool_are_refused(self):
         with pytest.raises(
             InvalidRequest, match=r"unknown parameter preloads \(did you mean preload"
         ):
@@ -89,7 +89,7 @@ class TestOptions:
         ],
         ids=str,
     )
-    def test_bad_values(self, shared, options):
+    def test_invalid_values_are_refused(self, shared, options):
         with pytest.raises(InvalidRequest):
             shared.options(**options)
 
@@ -127,8 +127,8 @@ class TestMap:
         assert len(set(pids)) == 2
         assert pids[0] == pids[1] == pids[2]
 
-    def test_timeout_ends_the_rest(self, shared):
-        # The rest would take every slot for a minute.
+    def test_a_timeout_of_map_cancels_the_rest(self, shared):
+        # Otherwise the remaining calls would occupy every slot for a minute.
         results = shared.map(there.sleep, [0, 60, 60, 60], timeout=3)
         assert next(results) is None
         with pytest.raises(futures.TimeoutError):
@@ -173,7 +173,7 @@ class TestLargeData:
 
 @pytest.mark.shared_pool
 class TestCancel:
-    def test_running_kills_the_tree(self, shared, tmp_path):
+    def test_cancelling_a_running_call_kills_its_process_tree(self, shared, tmp_path):
         mark = tmp_path / "grandchild"
         future = shared.submit(there.orphan_a_sleeper, str(mark))
         eventually(lambda: written(mark))
@@ -184,7 +184,7 @@ class TestCancel:
             future.result(timeout=30)
         eventually(lambda: not is_alive(pid))
 
-    def test_waiters_hear_of_it(self, shared, tmp_path):
+    def test_waiters_see_the_cancellation(self, shared, tmp_path):
         with running(shared, tmp_path) as (future, _):
             heard = []
             future.add_done_callback(lambda f: heard.append(f.cancelled()))
@@ -193,7 +193,7 @@ class TestCancel:
             assert (done, not_done) == ({future}, set())
             eventually(lambda: heard == [True])
 
-    def test_as_completed_yields_it(self, shared, tmp_path):
+    def test_as_completed_yields_a_cancelled_future(self, shared, tmp_path):
         with running(shared, tmp_path) as (future, _):
             threading.Timer(0.1, future.cancel).start()
             assert list(futures.as_completed([future], timeout=30)) == [future]
@@ -240,17 +240,17 @@ class TestWaiting:
 
 @pytest.mark.shared_pool
 class TestStreams:
-    def test_a_loop_goes_on_while_nobody_reads(self, shared, tmp_path):
+    def test_other_tasks_on_the_loop_run_while_nobody_reads_the_stream(self, shared, tmp_path):
         clock = tmp_path / "clock"
         items = shared.submit(there.acount_beside_a_clock, 100, str(clock)).result()
-        # Its window is full long before that many ticks.
+        # The window is full long before that many ticks.
         eventually(lambda: clock.exists() and clock.stat().st_size > 50)
         assert list(items) == list(range(100))
 
 
 @pytest.mark.shared_pool
 class TestMultiprocessing:
-    """Inside of a call."""
+    """The multiprocessing package inside a call."""
 
     @pytest.mark.parametrize("child", ["fork", "spawn"])
     def test_children(self, shared, child):
@@ -261,7 +261,7 @@ class TestMultiprocessing:
 
 @pytest.mark.shared_pool
 class TestDescriptors:
-    def test_arguments_that_cannot_be_pickled_leave_none_of_the_function(self, shared):
+    def test_unpicklable_arguments_leak_no_descriptor_of_the_function(self, shared):
         shared.submit(abs, 1).result()
         captured = np.zeros(1 << 20, dtype="u1")
         for _ in range(3):
@@ -275,7 +275,7 @@ class TestDescriptors:
         gc.collect()
         assert segments_open() == 0
 
-    def test_results_that_nobody_reads_yet_hold_none(self, shared):
+    def test_unread_results_hold_no_descriptors(self, shared):
         shared.submit(abs, 1).result()
         results = shared.map(np.zeros, [20_000] * 20)
         eventually(lambda: shared.stats().slots.busy == 0 and not shared._engine.outstanding)
@@ -284,7 +284,7 @@ class TestDescriptors:
 
 
 def segments_open():
-    """Descriptors of shared memory that this process has, and that no mapping needs."""
+    """Return this process's descriptors of shared memory; mappings do not need them."""
     found = 0
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):
@@ -299,11 +299,11 @@ def iter_errors(results):
         yield error
 
 
-def test_calls_that_came_before_anybody_knew_what_they_import():
-    """They move over to the zygote that has it, in place of importing it one after the other."""
+def test_queued_calls_move_to_the_zygote_that_preloads_their_imports():
+    """Otherwise each of the waiting calls would import the package itself."""
 
     def importing(number):
-        import asyncio  # takes longer than all else
+        import asyncio  # slower than everything else here
 
         return number if asyncio else None
 

@@ -1,4 +1,4 @@
-"""`Pool` and the packages its calls name: real builds from a small index of wheels."""
+"""`Pool` with packages that calls require: real builds from a small index of wheels."""
 
 import asyncio
 import functools
@@ -53,7 +53,7 @@ def holders(world):
     return [path.name for path in files if path.name != "used"]
 
 
-#: Says what uv says where a network has its own certificate authority.
+#: A stand-in for uv that prints uv's error for an untrusted certificate.
 UNTRUSTING_UV = """#!/bin/sh
 cat >&2 <<'END'
 error: Failed to fetch: https://pypi.example/simple/tblib/
@@ -98,7 +98,7 @@ def test_one_clear_error_when_the_index_is_not_trusted(world, tmp_path):
 
 
 class TestCalls:
-    def test_each_sees_the_packages_that_it_named(self, make_pool):
+    def test_each_call_sees_the_packages_it_requires(self, make_pool):
         pool = make_pool(dependencies=["alpha==1.0"])
         other = pool.options(dependencies=["alpha==2.0"])
         none = pool.options(dependencies=[])
@@ -124,7 +124,7 @@ class TestCalls:
         assert again.receipt.as_dict()["environment_hit"]
         assert again.receipt.environment == receipt["environment"]
 
-    def test_a_map_of_any_length_waits_for_one_build(self, make_pool, world, capsys):
+    def test_all_calls_of_a_map_wait_for_one_build(self, make_pool, world, capsys):
         world.watch_uv()
         pool = make_pool(environments=EnvSettings.from_environ(world.variables))
         with world.holding("compile"):
@@ -134,11 +134,11 @@ class TestCalls:
         assert capsys.readouterr().out.count("+ alpha==2.0") == 1
         assert len(world.uv_runs("install")) == 1
 
-    def test_items_of_a_generator(self, make_pool):
+    def test_generators_work_with_packages(self, make_pool):
         items = make_pool(dependencies=["alpha"]).submit(there.count, 40).result(60)
         assert list(items) == list(range(40))
 
-    def test_in_asyncio(self, make_pool):
+    def test_calls_with_packages_work_from_asyncio(self, make_pool):
         pool = make_pool(dependencies=["alpha"])
 
         async def main():
@@ -146,7 +146,7 @@ class TestCalls:
 
         assert asyncio.run(main()) == "2.0"
 
-    def test_leases_go_back_with_the_pool(self, make_pool, world):
+    def test_leases_are_released_when_the_pool_closes(self, make_pool, world):
         pool = make_pool(dependencies=["alpha"])
         assert pool.submit(version).result(60) == "2.0"
         assert holders(world)
@@ -156,7 +156,7 @@ class TestCalls:
 
 
 class TestFailures:
-    def test_what_cannot_be_resolved_says_so_in_the_words_of_uv(self, make_pool):
+    def test_an_unresolvable_requirement_fails_with_uvs_message(self, make_pool):
         pool = make_pool()
         future = pool.options(dependencies=["alpha==7"]).submit(version)
         with pytest.raises(EnvironmentError, match="alpha==7") as caught:
@@ -173,7 +173,7 @@ class TestFailures:
         assert pool.submit(there.add, 1, 2).result(60) == 3
 
     @pytest.mark.parametrize("requirement", ["-r x.txt", "--index-url=http://x", "a b c", "../x"])
-    def test_what_is_no_requirement_is_refused(self, make_pool, requirement):
+    def test_a_malformed_requirement_is_refused(self, make_pool, requirement):
         with pytest.raises(InvalidRequest):
             make_pool(dependencies=[requirement]).submit(version).result(60)
 
@@ -189,14 +189,14 @@ class TestFailures:
             {"python_version": "latest"},
         ],
     )
-    def test_values_that_make_no_sense(self, make_pool, options):
+    def test_invalid_values_are_refused(self, make_pool, options):
         (name,) = options
         with pytest.raises(InvalidRequest, match=name):
             make_pool().options(**options)
         with pytest.raises(InvalidRequest, match=name):
             Pool(**options)
 
-    def test_a_store_that_is_none(self):
+    def test_an_invalid_store_setting_is_refused(self):
         with pytest.raises(InvalidRequest, match="environments must be an EnvSettings"):
             Pool(environments="/volume")
 
@@ -207,7 +207,7 @@ class TestFailures:
 
 
 class TestWaiting:
-    """While uv does not get on."""
+    """Calls that wait while uv is blocked."""
 
     @pytest.fixture
     def held(self, make_pool, world):
@@ -217,7 +217,7 @@ class TestWaiting:
             yield pool, pool.options(dependencies=["alpha"])
             pool.shutdown(cancel_futures=True)
 
-    def test_calls_without_packages_go_on(self, held):
+    def test_calls_without_packages_run_meanwhile(self, held):
         pool, view = held
         waits = view.submit(version)
         assert pool.submit(there.add, 1, 2).result(60) == 3
@@ -225,7 +225,7 @@ class TestWaiting:
         assert not waits.done()
         assert repr(pool).endswith("1 outstanding>")
 
-    def test_the_last_that_is_cancelled_ends_the_build(self, held, world):
+    def test_cancelling_the_last_waiting_call_ends_the_build(self, held, world):
         pool, view = held
         futures = [view.submit(version) for _ in range(3)]
         eventually(lambda: world.uv_runs("compile"), 30)
@@ -234,23 +234,23 @@ class TestWaiting:
         eventually(lambda: pool.stats().outcomes == {"Cancelled": 3})
         eventually(lambda: not processes_with(str(world.folder / "uv")))
 
-    def test_a_call_after_the_last_was_cancelled_asks_anew(self, held, world):
+    def test_a_call_after_the_cancellation_starts_a_new_build(self, held, world):
         _, view = held
         assert view.submit(version).cancel()
         again = view.submit(version)
         (world.folder / "hold-compile").unlink()
         assert again.result(60) == "2.0"
 
-    def test_a_shutdown_that_cancels(self, held, world):
+    def test_shutdown_with_cancel_futures_ends_the_build(self, held, world):
         pool, view = held
         futures = [view.submit(version) for _ in range(5)]
         eventually(lambda: world.uv_runs("compile"), 30)
         pool.shutdown(cancel_futures=True)
         assert all(one.cancelled() for one in futures)
-        # All of its group are killed; the kernel may take a moment to end the last of them.
+        # The whole process group is killed; the kernel may take a moment to end the last process.
         eventually(lambda: not processes_with(str(world.folder / "uv")))
 
-    def test_a_shutdown_that_waits(self, held, world):
+    def test_shutdown_waits_for_the_build(self, held, world):
         pool, view = held
         future = view.submit(version)
         eventually(lambda: world.uv_runs("compile"), 30)
@@ -260,7 +260,7 @@ class TestWaiting:
 
 
 class Scale:
-    """Goes by value to another Python, methods and all."""
+    """A class that travels by value to another Python, with its methods."""
 
     def __init__(self, factor):
         self.factor = factor
@@ -275,7 +275,7 @@ class Twice(Scale):
 
 
 def add_installed(world, name):
-    """Put a package that is installed here on the index: pure Python, for any version."""
+    """Add an installed pure-Python package to the index, for any version of Python."""
     found = importlib.metadata.distribution(name)
     sources = {str(path): path.locate() for path in found.files if path.suffix == ".py"}
     files = {
@@ -304,10 +304,10 @@ class TestAnotherPython:
         add_installed(world, "tblib")
         return make_pool(python_version=wanted)
 
-    def test_functions_of_files_go_as_source(self, pool, wanted):
+    def test_functions_of_files_travel_as_source(self, pool, wanted):
         major, minor = map(int, wanted.split("."))
         assert pool.submit(python).result(60) == (major, minor)
-        # This module is pytest's own: a worker would not find it, so all of it goes by value.
+        # Pytest loads this module: a worker would not find it, so everything in it travels by value.
         factor = 3
 
         def scaled(number, *, plus=0):
@@ -318,7 +318,7 @@ class TestAnotherPython:
         assert list(pool.map(scaled, [1, 2])) == [[0], [0, 3]]
         assert pool.submit(Twice().times, 4).result(60) == 8
 
-    def test_lines_of_a_traceback_are_the_files(self, pool):
+    def test_tracebacks_show_the_lines_of_the_file(self, pool):
         def fails():
             raise ValueError("here")
 
@@ -327,7 +327,7 @@ class TestAnotherPython:
         line = fails.__code__.co_firstlineno + 1
         assert f"line {line}, in fails" in str(error.__cause__)
 
-    def test_what_has_no_source_is_refused(self, pool, wanted):
+    def test_a_function_without_source_is_refused(self, pool, wanted):
         first, second = lambda: 1, lambda: 2
         assert [pool.submit(one).result(60) for one in (first, second)] == [1, 2]
         (split,) = (
@@ -342,5 +342,5 @@ class TestAnotherPython:
             with pytest.raises(InvalidRequest, match=r"made .*Define it with def in a file"):
                 submitted.result(60)
 
-    def test_what_goes_by_reference_needs_no_source(self, pool):
+    def test_a_function_that_travels_by_reference_needs_no_source(self, pool):
         assert pool.submit(pow, 2, 5).result(60) == 32

@@ -1,4 +1,4 @@
-"""The generic part of the Executor suite, over every backend: what holds wherever calls run."""
+"""The generic part of the Executor suite, for every backend."""
 
 import asyncio
 import functools
@@ -23,7 +23,7 @@ from flashpool.pool.executor.tracebacks import RemoteTraceback
 
 @pytest.fixture(scope="module", params=MAKERS)
 def shared(request):
-    """One pool for the tests that leave it as it was."""
+    """One pool for the tests that leave it unchanged."""
     with MAKERS[request.param](3, grace_s=0.3) as pool:
         yield pool
 
@@ -91,7 +91,7 @@ class TestSubmit:
 
 @pytest.mark.shared_pool
 class TestExceptions:
-    def test_the_class_its_arguments_and_the_remote_text(self, shared):
+    def test_an_exception_keeps_its_class_arguments_and_remote_traceback(self, shared):
         with pytest.raises(ValueError, match="a message") as raised:
             shared.submit(there.fail, ValueError, "a message").result()
         assert isinstance(raised.value.__cause__, RemoteTraceback)
@@ -134,17 +134,17 @@ class TestMap:
         results = shared.map(pow, range(10), range(10), chunksize=chunksize)
         assert list(results) == list(map(pow, range(10), range(10)))
 
-    def test_shortest_ends_and_nothing_is_fine(self, shared):
+    def test_map_stops_at_the_shortest_input_and_accepts_none(self, shared):
         assert list(shared.map(there.add, range(3), range(100))) == [0, 2, 4]
         assert list(shared.map(there.add, [])) == []
 
     @pytest.mark.parametrize("chunksize", [0, -1])
-    def test_chunks_of_nothing(self, shared, chunksize):
+    def test_an_empty_input_with_chunks(self, shared, chunksize):
         with pytest.raises(ValueError, match="chunksize"):
             shared.map(abs, [1], chunksize=chunksize)
 
     @pytest.mark.parametrize("buffersize", [0, -1])
-    def test_buffers_of_nothing(self, shared, buffersize):
+    def test_an_empty_input_with_a_buffer(self, shared, buffersize):
         with pytest.raises(ValueError, match="buffersize"):
             shared.map(abs, [1], buffersize=buffersize)
 
@@ -165,7 +165,7 @@ class TestMap:
         results.close()
         assert len(taken) <= 9
 
-    def test_the_error_comes_in_its_place(self, shared):
+    def test_an_error_is_raised_at_its_place_in_the_results(self, shared):
         results = shared.map(divmod, [1, 1, 1, 1], [2, 3, 0, 5])
         assert next(results) == (0, 1)
         assert next(results) == (0, 1)
@@ -194,14 +194,14 @@ class TestMap:
 
 @pytest.mark.shared_pool
 class TestLargeData:
-    def test_there_and_back(self, shared):
+    def test_large_arrays_go_to_a_call_and_back(self, shared):
         array = np.random.default_rng(0).random(4 << 20)
         back = shared.submit(there.identity, array).result()
         assert np.array_equal(back, array)
         back[0] = 7
         assert array[0] != 7
 
-    def test_the_program_keeps_its_own(self, shared):
+    def test_the_program_keeps_its_own_array_unchanged(self, shared):
         def spoil(x):
             x[:] = 9
             return x[0]
@@ -222,7 +222,7 @@ class TestLargeData:
 
 @pytest.mark.shared_pool
 class TestCancel:
-    def test_queued(self, shared):
+    def test_a_queued_call_can_be_cancelled(self, shared):
         blockers = [shared.submit(there.sleep, 1) for _ in range(3)]
         queued = shared.submit(there.add, 1)
         assert queued.cancel()
@@ -232,7 +232,7 @@ class TestCancel:
         for one in blockers:
             one.cancel()
 
-    def test_too_late(self, shared):
+    def test_a_finished_call_cannot_be_cancelled(self, shared):
         future = shared.submit(abs, -1)
         future.result()
         assert not future.cancel()
@@ -300,7 +300,7 @@ class TestStreams:
 
         assert asyncio.run(main()) == list(range(40))
 
-    def test_the_error_comes_after_the_items(self, shared):
+    def test_an_error_is_raised_after_the_items(self, shared):
         items = shared.submit(there.count_then_fail, 3).result()
         assert [next(items) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(ValueError, match="after the items"):

@@ -1,4 +1,4 @@
-"""The generic part of the Executor suite, over every backend: the end of a pool."""
+"""The generic part of the Executor suite, for every backend: shutdown of a pool."""
 
 import gc
 import os
@@ -31,7 +31,7 @@ def pool(make):
 
 
 class TestShutdown:
-    def test_refuses_afterwards(self, make):
+    def test_submit_is_refused_afterwards(self, make):
         pool = make(1)
         assert pool.submit(abs, -1).result() == 1
         pool.shutdown()
@@ -52,7 +52,7 @@ class TestShutdown:
             results = [pool.submit(there.sleep, 0.05, i) for i in range(10)]
         assert [one.result(0) for one in results] == list(range(10))
 
-    def test_without_waiting_the_work_is_done_all_the_same(self, make):
+    def test_without_waiting_the_work_is_still_done(self, make):
         pool = make(2)
         results = [pool.submit(there.sleep, 0.05, i) for i in range(6)]
         pool.shutdown(wait=False)
@@ -147,7 +147,7 @@ class TestShutdown:
             signal.signal(signal.SIGUSR1, before)
         eventually(lambda: not engine_threads())
 
-    def test_between_the_look_and_the_question_for_stats(self, make):
+    def test_stats_after_shutdown_raise_and_do_not_hang(self, make):
         pool = make(1)
         pool.submit(abs, -1).result()
         engine = pool._engine_to_submit()
@@ -184,7 +184,7 @@ class TestShutdown:
         assert refused.is_set()
         assert all(one.done() for one in accepted)
 
-    def test_a_dropped_pool_finishes_and_goes(self, make):
+    def test_a_garbage_collected_pool_finishes_its_calls_and_ends(self, make):
         pool = make(2)
         results = pool.map(there.sleep, [0.05] * 4, range(4))
         threads = [t for t in threading.enumerate() if t.name.startswith("flashpool")]
@@ -196,7 +196,7 @@ class TestShutdown:
             thread.join(30)
         assert list(results) == list(range(4))
 
-    def test_a_stream_that_nobody_reads_does_not_hold_it_up(self, make):
+    def test_an_unread_stream_does_not_delay_shutdown(self, make):
         pool = make(1, grace_s=0.2)
         items = pool.submit(there.count, 10**9).result()
         assert next(items) == 0
@@ -204,12 +204,12 @@ class TestShutdown:
         with pytest.raises(Exception, match="shut down"):
             list(items)
 
-    def test_a_short_stream_can_be_read_after_it(self, make):
+    def test_a_short_stream_can_be_read_after_shutdown(self, make):
         with make(1) as pool:
             items = pool.submit(there.count, 5)
         assert list(items.result()) == [0, 1, 2, 3, 4]
 
-    def test_leaves_nothing(self, make):
+    def test_shutdown_leaves_no_threads_or_descriptors(self, make):
         for _ in range(3):
             with make(2) as pool:
                 assert pool.submit(abs, -1).result() == 1

@@ -1,4 +1,4 @@
-"""One Executor suite, over every way workers are started: beginning, end and faults of a pool."""
+"""The Executor suite for every start method of workers: start, shutdown and faults of a pool."""
 
 import contextlib
 import gc
@@ -35,18 +35,18 @@ class TestFaults:
             eventually(lambda: not is_alive(pid))
         assert pool.submit(abs, -1).result(30) == 1
 
-    def test_an_interpreter_that_is_not_there(self):
+    def test_a_missing_interpreter_is_an_error(self):
         pool = Pool(1, base_python="/nonexistent/python")
         with pytest.raises(Exception, match="/nonexistent/python") as raised:
             pool.submit(abs, 1)
         assert type(raised.value).__name__ == "EnvironmentStartFailed"
 
-    def test_bad_sizes(self):
+    def test_invalid_sizes_are_refused(self):
         for number in (0, -1):
             with pytest.raises(ValueError, match="max_workers must be greater than 0"):
                 Pool(number)
 
-    def test_a_fork_of_the_program_is_refused_and_harms_nobody(self, pool):
+    def test_a_pool_is_refused_in_a_fork_of_the_program_and_still_works(self, pool):
         assert pool.submit(abs, -1).result() == 1
         waiting = pool.submit(there.sleep, 0.5, "mine")
         reader, writer = os.pipe()
@@ -74,7 +74,7 @@ class TestFaults:
         assert waiting.result(30) == "mine"
         assert pool.submit(abs, -2).result() == 2
 
-    def test_a_fork_makes_a_pool_of_its_own(self, pool):
+    def test_a_fork_of_the_program_can_create_its_own_pool(self, pool):
         assert pool.submit(abs, -1).result() == 1
         child = os.fork()
         if child == 0:

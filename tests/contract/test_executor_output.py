@@ -1,4 +1,4 @@
-"""Where a program sees what its calls write: stdout on its stdout, stderr on its stderr."""
+"""Output of calls appears in the program: stdout on its stdout, stderr on its stderr."""
 
 import io
 import subprocess
@@ -60,19 +60,19 @@ def run(tmp_path, text, **options):
 @pytest.mark.parametrize(
     "call", ["pool.submit(write).result()", "list(pool.map(lambda _: write(), [1]))"]
 )
-def test_each_stream_goes_to_its_own_in_order(tmp_path, method, call):
+def test_each_stream_is_shown_on_its_own_in_order(tmp_path, method, call):
     out, err = run(tmp_path, f"with Pool(1, start_method={method!r}) as pool: {call}")
     assert out == "".join(f"out {number}\n" for number in range(5))
     assert err == "".join(f"err {number}\n" for number in range(5)) + "WARNING:root:err 5\n"
 
 
-def test_of_instances_and_overlapping_calls_too(tmp_path):
+def test_output_of_instances_and_overlapping_calls_is_shown_too(tmp_path):
     out, err = run(tmp_path, "with Pool(1) as pool: talk(pool)")
     assert out == "out 0\nout 1\nout 2\nout 2\n"
     assert err == "err 0\nerr 1\nerr 2\n"
 
 
-def test_the_future_has_both(tmp_path):
+def test_the_future_has_the_output_of_both_streams(tmp_path):
     text = "with Pool(1) as pool:\n    future = pool.submit(write)\n    future.result()\n"
     text += "    print(sorted(future.output.split(b'\\n')))\n"
     text += "    print([one for one in future.output.split(b'\\n') if one.startswith(b'err')])"
@@ -90,8 +90,8 @@ def test_one_file_for_both_keeps_the_order_between_them(tmp_path):
     assert out == "".join(pairs) + "WARNING:root:err 5\n"
 
 
-def test_replaced_streams_get_theirs():
-    # As a notebook's, which have a descriptor, too.
+def test_replaced_streams_get_the_output():
+    # Like the streams of a notebook, which have a descriptor, too.
     class Shown(io.StringIO):
         def fileno(self):
             return 2
@@ -126,7 +126,7 @@ def write_three():
     print("c")
 
 
-def test_what_is_not_shown_needs_no_second_pipe():
+def test_without_shown_output_there_is_no_second_pipe():
     with Pool(1, show_output=False) as pool:
         future = pool.submit(write_three)
         future.result()

@@ -1,4 +1,4 @@
-"""A pool that is told to stop by its methods, over every way workers are started."""
+"""`terminate`, `kill` and `cancel` of a pool, for every start method of workers."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ class TestTerminateAndKill:
             eventually(lambda: not is_alive(pid), 5)
         with pytest.raises(RuntimeError, match="after shutdown"):
             pool.submit(abs, -1)
-        # Another time it does no harm.
+        # A second call does no harm.
         getattr(pool, name)()
 
     def test_terminated_calls_get_sigterm(self, pool, tmp_path):
@@ -60,7 +60,7 @@ class TestTerminateAndKill:
         pool.options(timeout=5).terminate_workers()
         eventually(note.exists, 5)
 
-    def test_killed_calls_do_not(self, pool, tmp_path):
+    def test_killed_calls_get_no_sigterm(self, pool, tmp_path):
         mark, note = tmp_path / "mark", tmp_path / "note"
         pool.submit(notes_sigterm, str(mark), str(note))
         eventually(lambda: mark.exists() and mark.read_text())
@@ -128,7 +128,7 @@ class TestCancelById:
         assert not pool.cancel(10**9)
         assert not Pool(1).cancel(1)
 
-    def test_a_call_that_could_not_be_made_has_no_id(self, pool):
+    def test_a_call_that_could_not_be_submitted_has_no_id(self, pool):
         future = pool.submit(abs, (one for one in ()))
         assert future.exception(10) is not None
         assert future.call_id is None

@@ -1,4 +1,4 @@
-"""What goes wrong on a pool's own threads is told to whoever waits; nobody waits for ever."""
+"""Errors on a pool's own threads are raised in the waiting callers; no caller waits for ever."""
 
 import os
 import resource
@@ -18,12 +18,12 @@ def pool():
 
 
 def answer_of(ask):
-    """What it returns or raises, within a time."""
+    """Return or raise what the function does, within a time limit."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(ask).result(30)
 
 
-def test_a_variable_of_the_store_that_makes_no_sense_is_told_to_every_call(monkeypatch):
+def test_an_invalid_variable_of_the_store_fails_every_call(monkeypatch):
     monkeypatch.setenv("FLASHPOOL_ENV_QUOTA_MB", "plenty")
     with Pool(1, dependencies=["six"]) as pool:
         for _ in range(2):
@@ -31,14 +31,14 @@ def test_a_variable_of_the_store_that_makes_no_sense_is_told_to_every_call(monke
                 pool.submit(abs, -1).result(30)
 
 
-def test_statistics_where_no_descriptor_is_left(pool):
+def test_stats_work_when_no_descriptor_is_left(pool):
     assert pool.submit(abs, -1).result() == 1
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
     try:
         supervisor = None
-        # What the last call had comes free meanwhile.
+        # Descriptors of the last call are closed meanwhile.
         while supervisor is None or supervisor.open_files != min(soft, 256):
             with pytest.raises(OSError, match="Too many open files"):
                 while True:
@@ -51,7 +51,7 @@ def test_statistics_where_no_descriptor_is_left(pool):
     assert supervisor.rss_mb > 1
 
 
-def test_an_error_on_the_loop_is_raised_where_the_answer_is_waited_for(pool, monkeypatch):
+def test_an_error_on_the_loop_is_raised_in_the_waiting_caller(pool, monkeypatch):
     assert pool.submit(abs, -1).result() == 1
 
     def broken(_supervisor):

@@ -34,7 +34,7 @@ def start(tmp_path, text):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_script_without_a_main_guard(tmp_path, method):
+def test_a_script_without_a_main_guard_works(tmp_path, method):
     (tmp_path / "beside.py").write_text("def triple(x):\n    return 3 * x\n")
     done = run(
         tmp_path,
@@ -61,7 +61,7 @@ print(pool.submit(beside.triple, 4).result())
     assert done.stdout == "8\n[1, 3, 5]\n10\nTrue\n12\n"
 
 
-def test_from_a_repl(tmp_path):
+def test_a_pool_works_in_a_repl(tmp_path):
     session = """
 from flashpool.pool import Pool
 def double(x):
@@ -91,7 +91,7 @@ Pool(1).submit(outer).result()
 
 
 @pytest.mark.parametrize("ending", ["", "pool.shutdown(wait=False)", "del pool", "1 / 0"])
-def test_what_was_submitted_is_done_before_the_exit(tmp_path, ending):
+def test_submitted_calls_finish_before_the_exit(tmp_path, ending):
     done = run(
         tmp_path,
         f"""
@@ -109,7 +109,7 @@ pool.submit(speak)
     assert done.returncode == (1 if ending == "1 / 0" else 0)
 
 
-def test_nothing_is_accepted_once_the_interpreter_leaves(tmp_path):
+def test_submit_raises_while_the_interpreter_exits(tmp_path):
     done = run(
         tmp_path,
         """
@@ -148,7 +148,7 @@ threading._register_atexit(print, "leaving", flush=True)
         program.communicate(timeout=LIMIT_S)
 
 
-def test_a_fork_that_lives_on_does_not_keep_the_pool_alive(tmp_path):
+def test_a_surviving_fork_does_not_keep_the_pool_alive(tmp_path):
     program = start(
         tmp_path,
         """
@@ -174,7 +174,7 @@ time.sleep(600)
             os.kill(child, signal.SIGKILL)
 
 
-def test_many_pools_are_left_open(tmp_path):
+def test_many_open_pools_end_with_the_program(tmp_path):
     done = run(
         tmp_path,
         """

@@ -46,7 +46,7 @@ def cache_folder(name: str) -> tuple[str, bool]:
 
 
 def preloaded(pool: Pool, function: Any) -> None:
-    """Until calls of the function find preloaded what they import."""
+    """Wait until the imports of the function are preloaded for its calls."""
     for _ in range(200):
         future = pool.submit(function)
         future.result()
@@ -68,7 +68,7 @@ def draw_for(_number: int) -> tuple[float, float, str]:
     return draw()
 
 
-def test_a_seed_repeats_them(pool: Pool) -> None:
+def test_a_seed_repeats_the_numbers(pool: Pool) -> None:
     seeded = pool.options(seed=1)
     preloaded(pool, draw)
     answers = [seeded.submit(draw).result() for _ in range(5)]

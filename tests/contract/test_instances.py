@@ -56,7 +56,7 @@ class Counter:
         return seconds
 
     async def meet(self, number: int) -> str:
-        """Ends when as many are in here at once."""
+        """Return when this many calls are in here at once."""
         self.here += 1
         while self.here < number:  # noqa: ASYNC110 - nothing sets an event
             await asyncio.sleep(0.01)
@@ -157,7 +157,7 @@ def test_options_and_keywords_of_the_constructor(pool: Pool) -> None:
         pool.instance(Counter, tmeout=3)
 
 
-def test_a_crash_is_seen_and_the_instance_is_gone(pool: Pool) -> None:
+def test_a_crash_fails_the_call_and_ends_the_instance(pool: Pool) -> None:
     counter = pool.instance(Counter)
     counter.inc().result(SECONDS)
     with pytest.raises(WorkerCrashed, match="SIGSEGV"):
@@ -167,7 +167,7 @@ def test_a_crash_is_seen_and_the_instance_is_gone(pool: Pool) -> None:
     counter.close()
 
 
-def test_with_rebuild_it_is_made_anew(pool: Pool) -> None:
+def test_with_rebuild_a_crashed_instance_is_created_again(pool: Pool) -> None:
     with pool.instance(Counter, 7, rebuild=True) as counter:
         counter.inc().result(SECONDS)
         with pytest.raises(WorkerCrashed):
@@ -193,7 +193,7 @@ def test_cancelling_a_waiting_call_leaves_the_others_alone(pool: Pool) -> None:
         assert first.result(SECONDS) is None
 
 
-def test_cancelling_a_running_one_ends_the_instance(pool: Pool) -> None:
+def test_cancelling_a_running_call_ends_the_instance(pool: Pool) -> None:
     counter = pool.instance(Counter)
     pid = counter.pid().result(SECONDS)
     running = counter.sleep(60)
@@ -208,7 +208,7 @@ def test_cancelling_a_running_one_ends_the_instance(pool: Pool) -> None:
         counter.inc().result(SECONDS)
 
 
-def test_cancelling_an_async_one_leaves_the_instance(pool: Pool) -> None:
+def test_cancelling_an_async_call_keeps_the_instance(pool: Pool) -> None:
     with pool.instance(Counter) as counter:
         counter.inc().result(SECONDS)
         running = counter.nap(60)
@@ -218,7 +218,7 @@ def test_cancelling_an_async_one_leaves_the_instance(pool: Pool) -> None:
         assert counter.inc().result(SECONDS) == 2
 
 
-def test_closing_it_lets_it_close_itself_after_its_calls(pool: Pool, tmp_path: Path) -> None:
+def test_closing_the_handle_calls_close_after_the_calls(pool: Pool, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     with pool.instance(partial(Counter, closed=str(closed))) as counter:
         futures = [counter.inc() for _ in range(5)]
@@ -231,7 +231,7 @@ def test_closing_it_lets_it_close_itself_after_its_calls(pool: Pool, tmp_path: P
         counter.inc()
 
 
-def test_dropping_the_handle_closes_it(pool: Pool, tmp_path: Path) -> None:
+def test_dropping_the_handle_closes_the_instance(pool: Pool, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     future = pool.instance(partial(Counter, closed=str(closed))).inc()
     assert future.result(SECONDS) == 1

@@ -1,4 +1,4 @@
-"""Programs that are told to stop: by Ctrl-C, SIGTERM, an exit, an error. Nothing runs on unseen.
+"""Programs that stop by Ctrl-C, SIGTERM, an exit or an error: no call keeps running unseen.
 
 Each program is a real one, in a session of its own; an interrupt goes to its whole process
 group, as from a terminal.
@@ -16,10 +16,10 @@ import pytest
 from contract.waiting import eventually, is_alive
 
 LIMIT_S = 50
-#: A program is gone well within a second; the rest is for a machine that has more to do.
+#: A program exits well within a second; the rest is for a busy machine.
 AT_ONCE_S = 5.0
 
-#: What each program begins with. `here` is a call that says that it runs, and then does for long.
+#: The beginning of each program. The call `here` reports that it runs, then runs for long.
 HEAD = """
 import asyncio, atexit, concurrent.futures, os, signal, sys, threading, time
 from flashpool.pool import Pool
@@ -40,7 +40,7 @@ def items():
 
 
 class Program:
-    """A running program, and the calls of it that run."""
+    """A running program, and its running calls."""
 
     def __init__(self, folder, text, *, python=sys.executable, stdin=subprocess.DEVNULL, **options):
         self.folder = folder
@@ -70,7 +70,7 @@ class Program:
         return self
 
     def ended(self, within=AT_ONCE_S):
-        """Its exit status, what it printed, and what it printed on stderr."""
+        """Wait for the program; return exit status, stdout and stderr."""
         began = time.monotonic()
         out, err = self.process.communicate(timeout=LIMIT_S)
         taken = time.monotonic() - began
@@ -80,7 +80,7 @@ class Program:
         return self.process.returncode, out, err
 
 
-#: A worker may have begun before the program knew: then the call counts as one that waited.
+#: A worker may have begun before the program knew; then the call counts as waiting.
 ONE_WAS_ENDED = r"1 (running call was ended|waiting call was cancelled)"
 
 
@@ -174,7 +174,7 @@ def test_a_shell_sees_130_and_stops(program, tmp_path):
     one.process.communicate()
     for path in tmp_path.glob("running.*"):
         path.unlink()
-    # The shell, too, gets the interrupt, and goes by how its child ended.
+    # The shell gets the interrupt, too, and acts on its child's exit status.
     script = f"{sys.executable} program.py; echo status $?"
     shell = subprocess.Popen(
         ["sh", "-c", f"trap : INT; {script}"],
@@ -207,7 +207,7 @@ def test_ctrl_c_on_a_terminal(program):
     try:
         while chunk := os.read(leader, 65536):
             written += chunk
-    except OSError:  # what a terminal whose other end is closed answers
+    except OSError:  # raised by a terminal whose other end is closed
         pass
     os.close(leader)
     status, _, _ = one.ended()
@@ -216,7 +216,7 @@ def test_ctrl_c_on_a_terminal(program):
     assert len(said) == 1, written
 
 
-def test_what_waits_is_cancelled_and_counted(program):
+def test_waiting_calls_are_cancelled_and_counted(program):
     text = """
 def hold():
     with Pool(1) as p:
@@ -244,9 +244,9 @@ except KeyboardInterrupt:
     )
 
 
-def test_another_interrupt_kills_calls_that_take_their_time(program):
+def test_a_second_interrupt_kills_slow_calls(program):
     one = program("with Pool(2, grace_s=40) as p: p.submit(stubborn).result()").until_running()
-    time.sleep(0.2)  # for its handler
+    time.sleep(0.2)  # time to install its handler
     one.interrupt()
     for line in one.process.stderr:
         if "40 s to exit in (grace_s). Ctrl-C kills them now." in line:
@@ -282,7 +282,7 @@ with Pool(1, dependencies=["slow @ file://{package}"], environments=settings) as
 
 
 def test_an_interrupt_while_the_pool_starts(program, tmp_path):
-    # An interpreter that never comes up.
+    # An interpreter that never starts up.
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\necho > "{tmp_path}/running.$$"\nexec sleep 600\n')
     python.chmod(0o755)
@@ -303,7 +303,7 @@ with Pool(1, base_python={str(python)!r}, python_version="%d.%d" % sys.version_i
         ("raise KeyboardInterrupt", -signal.SIGINT, "KeyboardInterrupt"),
     ],
 )
-def test_an_exit_in_the_block_ends_what_runs(program, leaving, status, name):
+def test_an_exit_in_the_with_block_ends_running_calls(program, leaving, status, name):
     text = f"""
 with Pool(1) as p:
     p.submit(here)
@@ -353,7 +353,7 @@ with Pool(1) as p:
     assert rest.endswith("ValueError: mine\n")
 
 
-def test_an_error_ends_running_calls_where_that_was_asked_for(program):
+def test_with_on_error_an_exception_ends_running_calls(program):
     text = """
 with Pool(1, on_error="terminate") as p:
     p.submit(here)
@@ -369,7 +369,7 @@ with Pool(1, on_error="terminate") as p:
 @pytest.mark.parametrize(
     "leaving", ["", "raise ValueError", "sys.exit(1)", "raise KeyboardInterrupt"]
 )
-def test_nothing_is_said_where_nothing_was_cut_off(program, leaving):
+def test_no_message_is_printed_if_no_call_was_ended(program, leaving):
     _, _, err = program(f"with Pool(1) as p:\n    p.submit(abs, 1).result()\n    {leaving}").ended(
         9
     )
@@ -400,7 +400,7 @@ else:
     assert re.search(ONE_WAS_ENDED, err), err
 
 
-#: What a notebook's kernel does: run cells in the main thread, catch all, live on.
+#: Like a notebook's kernel: run cells in the main thread, catch every exception, continue.
 SHELL = """
 import code, io
 shell = code.InteractiveConsole({**globals()})
@@ -425,7 +425,7 @@ cell("pool = Pool(2)")
         "one = pool.instance(type('Sleeper', (), {'nap': lambda self: here()}))\none.nap().result()",
     ],
 )
-def test_an_interrupt_in_a_notebook_ends_what_the_cell_waited_for(program, wait):
+def test_an_interrupt_in_a_notebook_ends_the_cells_calls(program, wait):
     text = f"""
 cell("other = pool.submit(time.sleep, 1)")
 cell({wait!r})

@@ -24,7 +24,7 @@ def value(reply):
     return pickle.loads(base64.b64decode(body["result"]))
 
 
-def test_requests_over_threads():
+def test_requests_work_over_the_thread_backend():
     main = sys.modules["__main__"]
 
     async def test():
@@ -59,7 +59,7 @@ def test_requests_over_threads():
     assert sys.modules["__main__"] is main
 
 
-def test_a_client_that_leaves():
+def test_a_client_that_disconnects_cancels_its_call():
     async def test():
         backend = ThreadBackend(1)
         async with serving(backend) as client:
@@ -68,7 +68,7 @@ def test_a_client_that_leaves():
             await until(lambda: backend.threads)
             gone.cancel()
             await until(lambda: backend.recorder.outcomes == {"Cancelled": 1})
-            # Nobody can end its thread, and the next call waits for the slot.
+            # A thread cannot be killed, so the next call waits for the slot.
             assert backend.threads
             assert value(await client.execute(request("def f(): return 1"))) == 1
 

@@ -1,4 +1,4 @@
-"""What a program has as values of its functions travels to calls and back; real programs, real calls."""
+"""Values that a program's functions use travel to calls and back: real programs, real calls."""
 
 import pytest
 from contract.test_exit import run
@@ -15,7 +15,7 @@ def lines(tmp_path, text):
     return done.stdout.splitlines()
 
 
-def test_cached_functions_and_their_classes(tmp_path):
+def test_cached_functions_and_methods_travel(tmp_path):
     assert lines(
         tmp_path,
         """
@@ -43,7 +43,7 @@ with Pool(1) as pool:
     ) == ["[285, 286, 287]", "5 4", "4 [0, 1, 4]", "locked", "[0, 1, 4]"]
 
 
-def test_a_result_leaves_the_programs_classes_as_they_are(tmp_path):
+def test_a_result_does_not_change_the_programs_classes(tmp_path):
     assert lines(
         tmp_path,
         """
@@ -69,7 +69,7 @@ print(type(one) is C, type(failure) is Wrong, C.made, Wrong.seen, C.limit is met
     ) == ["True True 0 0 True 2"]
 
 
-def test_arguments_leave_the_classes_of_their_function_as_they_are(tmp_path):
+def test_arguments_do_not_change_the_classes_of_their_function(tmp_path):
     assert lines(
         tmp_path,
         """
@@ -88,7 +88,7 @@ with Pool(1) as pool:
     ) == ["2"]
 
 
-def test_the_programs_main_module_is_there_by_name(tmp_path):
+def test_the_programs_main_module_can_be_imported_in_calls(tmp_path):
     assert lines(
         tmp_path,
         """
@@ -167,7 +167,7 @@ with Pool(1) as pool:
     assert there in done.stderr
 
 
-def test_what_cannot_be_read_here_is_an_error_that_says_so(tmp_path):
+def test_a_result_that_cannot_be_unpickled_here_is_an_error(tmp_path):
     assert lines(
         tmp_path,
         """

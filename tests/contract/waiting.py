@@ -1,4 +1,4 @@
-"""Waiting for what must come true, and for calls that are known to run."""
+"""Helpers that wait for conditions, and for calls to be running."""
 
 import time
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ def is_alive(pid):
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # it may go between open and read
+    except (FileNotFoundError, ProcessLookupError):  # the process may exit between open and read
         return False
 
 
@@ -29,7 +29,7 @@ def written(path):
 
 @contextmanager
 def running(pool, tmp_path, seconds=60):
-    """A call that is known to run, and its pid."""
+    """Start a call; return the call and its pid once the call runs."""
     mark = tmp_path / "running"
     future = pool.submit(there.touch_then_sleep, str(mark), seconds)
     eventually(lambda: written(mark))

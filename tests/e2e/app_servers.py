@@ -12,7 +12,7 @@ import httpx
 from e2e.server import FLASHPOOL, ServerProcess
 
 APPS: Final = Path(__file__).with_name("apps")
-#: An app imports much, and the machine may have a lot to do.
+#: An app imports much, and the machine may be busy.
 START_LIMIT_S: Final = 250.0
 ANNOUNCEMENT: Final = re.compile(rb"the app \S+ on (http://\S+)\nstats: (http://\S+)/stats\n")
 UVICORN_SAYS: Final = re.compile(rb"Uvicorn running on (http://\S+)")
@@ -44,7 +44,7 @@ def serving_app(
     ready: bool = True,
     **variables: str,
 ) -> Iterator[AppServer]:
-    """`flashpool serve app`; its log is in ``folder``."""
+    """Run `flashpool serve app`; its log is in ``folder``."""
     command = [FLASHPOOL, "serve", "app", app, *(["--resource", resource] if resource else [])]
     server = AppServer(folder / "app.log", command, ANNOUNCEMENT, env=app_environ(**variables))
     try:
@@ -60,7 +60,7 @@ def serving_app(
 def plain_uvicorn(
     folder: Path, module: str = "handler_web", app: Path = APPS
 ) -> Iterator[AppServer]:
-    """What users run otherwise."""
+    """Run the app under plain uvicorn, as users do without flashpool."""
     command = [sys.executable, "-m", "uvicorn", f"{module}:app", "--port", "0", "--loop", "uvloop"]
     command += ["--http", "httptools", "--no-access-log"]
     server = AppServer(folder / "uvicorn.log", command, UVICORN_SAYS, cwd=app, env=app_environ())

@@ -1,4 +1,4 @@
-"""A client of WebSockets, for tests that are no coroutines."""
+"""A WebSocket client for tests that are not coroutines."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,7 @@ Talk = Callable[[ClientConnection], Awaitable[Any]]
 
 
 def talked(server: ServerProcess, path: str, talk: Talk, **options: Any) -> Any:
-    """What a talk came to: its result, how the server closed it, or what was answered in its place."""
+    """Return a talk's result, how the server closed it, or the answer to a refused handshake."""
 
     async def run() -> Any:
         url = server.url.replace("http", "ws", 1) + path

@@ -1,4 +1,4 @@
-"""A process on a machine whose clock is wrong: what it does with files of others, as JSON.
+"""A process on a machine whose clock is wrong; prints what it does with others' files, as JSON.
 
 Its arguments: the volume, and what to do there.
 """
@@ -19,12 +19,12 @@ from flashpool.pool.calls import Outcome
 
 KEY = b"key"
 DIGEST = "a" * 40
-#: Seconds that results and reports are kept, and for which a request means the same.
+#: Seconds that results, reports and resolved versions are kept.
 KEEP_S = 3600.0
 
 
 def keep(volume: Path) -> object:
-    """Leave a report, a result and a memo, as a worker of that name does."""
+    """Write a report, a result and a memo, as a worker of that name does."""
     outbox_of(volume, "pod").keep(JobReport(job_id="job", body=b"{}"))
     spill(volume)
     store = Store(volume / "flashpool")
@@ -36,7 +36,7 @@ def keep(volume: Path) -> object:
 
 
 def resume(volume: Path) -> object:
-    """Go on with it, as the next process of the same worker does."""
+    """Resume the report, as the next process of the same worker does."""
     return [report.job_id for report in outbox_of(volume, "pod").waiting(KEEP_S)]
 
 

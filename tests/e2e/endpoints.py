@@ -22,9 +22,9 @@ UVICORN: Final = (sys.executable, "-m", "uvicorn", "lb_handler:app", "--port", "
 
 
 def repack(found: metadata.Distribution, folder: Path) -> None:
-    """A wheel of what is installed somewhere: for an index without a network."""
+    """Build a wheel from an installed package, for an index without a network."""
     files = found.files or ()
-    # Some packages bring others, with their metadata, further down.
+    # Some packages vendor others, with their metadata further down.
     (info,) = (file.parts[0] for file in files if file.parts[1:] == ("METADATA",))
     lines = []
     wheel_name = f"{info.removesuffix('.dist-info')}-py3-none-any.whl"
@@ -42,7 +42,7 @@ def repack(found: metadata.Distribution, folder: Path) -> None:
 
 
 class EndpointWorld:
-    """What endpoints share: an index that no network is needed for, a volume, a local disk."""
+    """An index without a network, a volume and a local disk, which endpoints share."""
 
     def __init__(self, folder: Path, client: Path) -> None:
         for name in ("index", "empty", "volume"):
@@ -72,7 +72,7 @@ class EndpointWorld:
         command: tuple[Any, ...] = SERVE_LB,
         **variables: str,
     ) -> Iterator[AppServer]:
-        """A server; who needs its app waits for it."""
+        """Start a server; tests that need its app wait for the app."""
         pattern = UVICORN_SAYS if command is UVICORN else ANNOUNCEMENT
         given = {
             **self.variables,
@@ -92,6 +92,6 @@ class EndpointWorld:
 
 
 def wait_failed(server: AppServer) -> str:
-    """Until the app cannot be served; why, as probes are told."""
+    """Wait until the app has failed; return the reason that probes get."""
     until(lambda: server.http.get("/ping").status_code == 503, START_LIMIT_S)
     return str(server.http.get("/ping").json()["reason"])

@@ -15,12 +15,12 @@ from support import wants
 
 OPERATIONS: Final = Path(__file__).resolve().parents[2] / "docs" / "operations"
 _LISTENS: Final = re.compile(r'msg="Listening on" address=(127\.0\.0\.1:\d+)')
-#: Seconds between looks; the files have more of them, which is for a machine's sake.
+#: Seconds between scrapes and evaluations; the files have longer intervals, to save work.
 _EVERY: Final = "1s"
 
 
 class Prometheus:
-    """One process of it."""
+    """A Prometheus process."""
 
     def __init__(self, url: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
@@ -29,7 +29,7 @@ class Prometheus:
         self._http.close()
 
     def data(self, path: str, **query: str) -> Any:
-        """What its API answers."""
+        """Return the data of an answer of the API."""
         found = self._http.get(f"/api/v1/{path}", params=query).json()
         assert found["status"] == "success", found
         return found["data"]
@@ -42,7 +42,7 @@ class Prometheus:
         return [rule for group in self.data("rules")["groups"] for rule in group["rules"]]
 
     def alerts(self, name: str) -> list[dict[str, Any]]:
-        """Those of a rule that are pending or firing; one that has resolved is none."""
+        """Return the pending and firing alerts of a rule; resolved alerts are left out."""
         found = self.data("alerts")["alerts"]
         return [one for one in found if one["labels"]["alertname"] == name]
 
@@ -55,7 +55,7 @@ class Prometheus:
 
 @contextlib.contextmanager
 def scraping(folder: Path, admin: str, token: str) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped the server at ``admin``, and has looked at every rule."""
+    """Start a Prometheus; wait until it has scraped ``admin`` and evaluated every rule."""
     program = wants.program("prometheus")
     folder.mkdir()
     config = yaml.safe_load((OPERATIONS / "prometheus.yml").read_text("utf-8"))

@@ -22,7 +22,7 @@ _LIVE: Final = {"FLASH_IS_LIVE_PROVISIONING": "true"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What came of the calls, and what the client showed meanwhile."""
+    """The outcomes of the calls, and what the client printed."""
 
     calls: dict[str, Any]
     shown: str
@@ -32,7 +32,7 @@ class Told:
         return self.calls[call]["value"]
 
     def text(self, call: str) -> str:
-        """Of the error that it raised."""
+        """Return the text of the error that a call raised."""
         assert "text" in self.calls[call], self.calls[call]
         return str(self.calls[call]["text"])
 
@@ -47,11 +47,11 @@ def run_client(
     only: Sequence[str] = (),
     limit_s: float = 110.0,
 ) -> Told:
-    """Make the calls of this recipe, or only some."""
+    """Run the calls of this recipe, or only some."""
     home.mkdir(exist_ok=True)
     done = subprocess.run(
         [python, _CALLS, recipe, url],
-        # Where the client keeps what it has provisioned.
+        # The directory where the client records what it has provisioned.
         cwd=home,
         env={
             "HOME": str(home),

@@ -1,4 +1,4 @@
-"""The queue's worker as its image starts it, and jobs for it."""
+"""The queue worker as its image starts it, and jobs for it."""
 
 import contextlib
 import sys
@@ -12,7 +12,7 @@ from support.cloud import JobRecord, Platform, Status, Worker
 
 HANDLER: Final = [sys.executable, str(Path(__file__).parents[2] / "docker" / "handler.py")]
 NOTHING: Final = "def f(x=None): return x"
-#: Writes where it runs, so that a test knows that it has begun, and stays.
+#: Writes its pid, so that a test knows that it runs, and does not return.
 STAYS: Final = """def f(path, seconds):
     import os, time
     with open(path + ".part", "w") as file:
@@ -28,7 +28,7 @@ SLOTS: Final = "2"
 def working(
     folder: Path, platform: Platform, *, flags: Sequence[str] = (), **variables: str
 ) -> Iterator[Worker]:
-    """A worker that has asked for work; told to leave, and waited for, at the end."""
+    """Start a worker and wait for its first poll; stop it at the end and wait for its exit."""
     worker = started(folder, platform, flags=flags, **variables)
     try:
         yield worker
@@ -58,7 +58,7 @@ def started(
             one.worker == worker.id for job in platform.jobs() for one in job.deliveries
         )
 
-    # A poll is recorded when it is answered.
+    # The stand-in records a poll when it answers the poll.
     until(polls, 100)
     return worker
 
@@ -66,7 +66,7 @@ def started(
 def started_as(
     platform: Platform, folder: Path, same: dict[str, str], command: Sequence[str] = HANDLER
 ) -> Worker:
-    """One whose polls are another pod's: wait for its log instead."""
+    """Start a worker that polls as another pod: wait for its log instead."""
     ours = {
         "FLASHPOOL_SLOTS": "2",
         "FLASHPOOL_ADMIN_PORT": "0",
@@ -79,7 +79,7 @@ def started_as(
 
 
 def value(record: JobRecord) -> Any:
-    """What a job with JSON arguments returned."""
+    """Return the result of a job with JSON arguments."""
     assert record.status is Status.COMPLETED, record.error
     assert record.done_count == 1
     assert record.output["success"] is True
@@ -88,7 +88,7 @@ def value(record: JobRecord) -> Any:
 
 
 def failure(record: JobRecord) -> str:
-    """The `error_type` of a job that failed, reported once and in full."""
+    """Check that a failed job was reported once and in full; return its `error_type`."""
     assert record.status is Status.FAILED, record.output
     assert record.done_count == 1
     assert record.error
@@ -99,5 +99,5 @@ def failure(record: JobRecord) -> str:
 
 
 def run(platform: Platform, code: str, *args: Any, **fields: Any) -> JobRecord:
-    """A job, seen to its end."""
+    """Submit a job and wait until it has finished."""
     return platform.wait(platform.submit(request(code, *args, **fields)))

@@ -37,7 +37,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                # A group of its own, as a terminal's shell gives it.
+                # A process group of its own, as a shell on a terminal creates.
                 start_new_session=True,
                 **options,
             )
@@ -72,11 +72,11 @@ class ServerProcess:
         return httpx.get(f"{self.admin_url}/stats", timeout=limit_s, trust_env=False).json()
 
     def tree(self) -> list[psutil.Process]:
-        """Every process of the server, itself not included."""
+        """Every process of the server, except the server itself."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def stop(self, limit_s: float = 40.0) -> int:
-        """SIGTERM; its exit status."""
+        """Send SIGTERM; return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(limit_s)
 
@@ -104,7 +104,7 @@ class Server(ServerProcess):
         return self.admin_url
 
     def execute(self, code: str, *args: Any, **fields: Any) -> dict[str, Any]:
-        """Call the function that ``code`` begins with; the answer's fields."""
+        """Call the first function of ``code``; return the fields of the answer."""
         return self.http.post("/execute", json=request(code, *args, **fields)).json()  # type: ignore[no-any-return]
 
     def zygotes(self) -> list[int]:
@@ -112,7 +112,7 @@ class Server(ServerProcess):
 
 
 def request(code: str, *args: Any, **fields: Any) -> dict[str, Any]:
-    """A request with JSON arguments."""
+    """Build a request with JSON arguments."""
     match = re.search(r"def (\w+)", code)
     assert match
     return {
@@ -135,7 +135,7 @@ def serving(folder: Path, **variables: str) -> Iterator[Server]:
 
 
 def until(condition: Callable[[], Any], limit_s: float = 30.0) -> Any:
-    """Wait until it is true, or fail."""
+    """Wait until the condition is true, or fail."""
     end = time.monotonic() + limit_s
     while not (value := _tried(condition)):
         assert time.monotonic() < end, f"still not so after {limit_s:g} s"
@@ -151,7 +151,7 @@ def _tried(condition: Callable[[], Any]) -> Any:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that are neither gone nor zombies (zombies of ours are reaped)."""
+    """Return the pids that are neither gone nor zombies; our own zombies are reaped."""
     left = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -17,7 +17,7 @@ from flashpool.pool import Pool
 
 from .server import FLASHPOOL, Server, request, serving
 
-#: The server outlives the tests, and now and then a connection to it is made anew.
+#: The server outlives the tests, so that kept connections may be closed and opened again.
 pytestmark = pytest.mark.shared_pool
 TOKEN = "the-operator-s"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -43,7 +43,7 @@ def admin(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_a_session_is_signed_in_with_the_token_and_known_by_its_cookie(
+def test_signing_in_with_the_token_opens_a_session_with_a_cookie(
     admin: httpx.Client,
 ) -> None:
     assert admin.post("/session", json={"token": "guess"}).status_code == 401
@@ -58,7 +58,7 @@ def test_a_session_is_signed_in_with_the_token_and_known_by_its_cookie(
     assert admin.delete("/session", headers=origin).status_code == 204
 
 
-def test_it_is_off_when_it_is_told_so(tmp_path: Path) -> None:
+def test_the_listener_can_be_turned_off(tmp_path: Path) -> None:
     variables = {"FLASHPOOL_ADMIN_PORT": "none", "FLASHPOOL_STATE_DIR": str(tmp_path / "state")}
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHPOOL", "RUNPOD"))}
     process = subprocess.Popen(
@@ -77,7 +77,7 @@ def test_it_is_off_when_it_is_told_so(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-def test_servers_of_tests_leave_nothing_in_the_home_of_who_runs_them(tmp_path: Path) -> None:
+def test_servers_of_tests_leave_nothing_in_the_home_directory(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     with serving(tmp_path, HOME=str(home)) as server:
@@ -128,7 +128,9 @@ def test_a_program_shows_its_pool(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "admin").iterdir()] == ["token"]
 
 
-def test_it_ends_with_the_pool_or_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_listener_ends_with_the_pool_or_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FLASHPOOL_STATE_DIR", str(tmp_path))
     with Pool(1) as pool:
         first, second = serve(pool, port=0), serve(pool, port=0)
@@ -152,16 +154,14 @@ def outcomes(text: str) -> dict[str, float]:
     }
 
 
-def test_stats_and_metrics_count_the_calls_that_were_sent(
-    server: Server, admin: httpx.Client
-) -> None:
+def test_stats_and_metrics_count_all_calls(server: Server, admin: httpx.Client) -> None:
     before = server.stats()
     for number in range(5):
         assert server.execute(f"def f(): return {number}")["success"]
     crash = server.execute("import os\ndef f():\n    print('bye', flush=True)\n    os._exit(3)")
     assert crash["error_type"] == "WorkerCrashed"
     assert not server.execute("def f(): return 1 / 0")["success"]
-    # A stranger on this machine does not read what the call wrote; the operator does.
+    # Only the operator, with the token, may read the call's output.
     stats, full = server.stats(), admin.get("/stats", headers=BEARER).json()
     assert stats["calls"] - before["calls"] == 7
     assert outcomes(admin.get("/metrics").text) == stats["outcomes"]
@@ -177,7 +177,7 @@ def test_stats_and_metrics_count_the_calls_that_were_sent(
     assert set(stats) == set(names)
 
 
-def test_a_drain_is_taken_back(server: Server, admin: httpx.Client) -> None:
+def test_a_drain_can_be_cancelled(server: Server, admin: httpx.Client) -> None:
     assert admin.get("/livez").status_code == 200
     assert admin.get("/readyz").json() == {"ready": True, "reasons": []}
     assert admin.post("/drain").status_code == 401
@@ -219,7 +219,7 @@ def test_the_page_loads_nothing_from_elsewhere(admin: httpx.Client) -> None:
         assert admin.get(f"/{path}").is_success, path
 
 
-def test_events_come_by_themselves_and_a_reader_that_sleeps_delays_nobody(
+def test_events_are_pushed_and_a_slow_reader_delays_no_other(
     server: Server, admin: httpx.Client
 ) -> None:
     with admin.stream("GET", "/events") as asleep, admin.stream("GET", "/events") as stream:
@@ -232,6 +232,6 @@ def test_events_come_by_themselves_and_a_reader_that_sleeps_delays_nobody(
 
 
 def refused(server: Server) -> httpx.Response:
-    """The answer to a call, on a connection of its own: the server closes that as it drains."""
+    """Return the answer to a call on a new connection, which a draining server closes."""
     body = request("def f(): return 1")
     return httpx.post(f"{server.url}/execute", json=body, trust_env=False, timeout=60)

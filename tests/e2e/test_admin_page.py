@@ -20,7 +20,7 @@ from .server import Server, request, serving
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 TOKEN = "the-operator-s"
-#: Calls that end in ways an operator looks for.
+#: Calls that fail in ways an operator looks for.
 CRASH = "import os\ndef crash():\n    print('last words', flush=True)\n    os._exit(3)"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 LIMIT_MS = 60_000
@@ -85,7 +85,7 @@ def opened(browser: Browser, server: Server, **context: Any) -> Iterator[Page]:
 
 
 def sound(page: Page) -> None:
-    """Nothing serious for people who do not see it, or do not see it well."""
+    """Check the page for serious accessibility problems."""
     found = [
         (one["id"], one["nodes"][0]["html"][:200])
         for one in Axe().run(page).response["violations"]
@@ -94,7 +94,7 @@ def sound(page: Page) -> None:
     assert found == []
 
 
-def test_it_shows_what_was_sent_and_updates_itself(page: Page, server: Server) -> None:
+def test_the_page_shows_calls_and_updates_itself(page: Page, server: Server) -> None:
     expect(page.locator("#failures .tag")).to_have_text("WorkerCrashed", timeout=LIMIT_MS)
     calls = int(page.locator("#calls").inner_text())
     server.execute("def f(): return 1")
@@ -110,7 +110,7 @@ def test_it_shows_what_was_sent_and_updates_itself(page: Page, server: Server) -
         {"viewport": {"width": 390, "height": 844}, "has_touch": True},
     ],
 )
-def test_it_can_be_read_in_the_dark_and_on_a_phone(
+def test_the_page_has_a_dark_mode_and_fits_a_phone(
     browser: Browser, server: Server, context: dict[str, Any], tmp_path: Path
 ) -> None:
     for page in opened(browser, server, **context):
@@ -119,7 +119,7 @@ def test_it_can_be_read_in_the_dark_and_on_a_phone(
         assert wide <= 0, "the page is wider than its window"
 
 
-def test_signing_in_and_a_drain_by_keyboard(page: Page, server: Server) -> None:
+def test_signing_in_and_draining_work_by_keyboard(page: Page, server: Server) -> None:
     page.locator("#drain").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#confirmNo")).to_be_focused()
@@ -140,7 +140,7 @@ def test_signing_in_and_a_drain_by_keyboard(page: Page, server: Server) -> None:
     (cookie,) = page.context.cookies()
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
     assert TOKEN not in page.evaluate("document.cookie") + page.url + str(cookie["value"])
-    # What the crashed call wrote is for whoever signed in.
+    # The output of the crashed call is shown only after signing in.
     page.locator("#failures summary").click()
     expect(page.locator("#failures pre")).to_contain_text("last words", timeout=LIMIT_MS)
 
@@ -157,7 +157,7 @@ def test_a_running_call_is_shown_while_it_runs(page: Page, server: Server) -> No
     expect(page.locator("#noRunning")).to_be_visible(timeout=LIMIT_MS)
 
 
-def test_cancel_and_evict_ask_first(page: Page, server: Server) -> None:
+def test_cancel_and_evict_ask_for_confirmation(page: Page, server: Server) -> None:
     page.locator("#sign").click()
     page.locator("#token").fill(TOKEN)
     page.keyboard.press("Enter")
@@ -175,7 +175,7 @@ def test_cancel_and_evict_ask_first(page: Page, server: Server) -> None:
         row.get_by_role("button", name="Output").click()
         expect(page.locator("#lookText")).to_contain_text("at work", timeout=LIMIT_MS)
         page.locator("#look").get_by_role("button", name="Close").click()
-        # Whoever thinks better of it changes nothing.
+        # Declining the confirmation changes nothing.
         row.get_by_role("button", name="Cancel").click()
         page.locator("#confirmNo").click()
         expect(row).to_be_visible()
@@ -197,7 +197,7 @@ def test_cancel_and_evict_ask_first(page: Page, server: Server) -> None:
     assert server.stats()["instances"] == []
 
 
-def test_a_quarantined_gpu_says_why(browser: Browser, server: Server) -> None:
+def test_a_quarantined_gpu_is_shown_with_its_reason(browser: Browser, server: Server) -> None:
     event = b"event: stats\ndata: " + msgspec.json.encode(document(Recorder())) + b"\n\n"
     with browser.new_context() as context:
         page = context.new_page()
@@ -243,18 +243,18 @@ def test_environments_jobs_and_routes_have_their_sections(
         assert wide <= 0, "the page is wider than its window"
 
 
-def test_it_says_when_it_is_stale(page: Page) -> None:
+def test_the_page_says_when_it_is_stale(page: Page) -> None:
     page.context.set_offline(True)
     page.evaluate("source.close()")
     expect(page.locator("#state")).to_contain_text("Stale", timeout=LIMIT_MS)
 
 
 def posted(server: Server, code: str) -> httpx.Response:
-    """The answer to a call, on a connection of its own that the test does not keep."""
+    """Return the answer to a call, on a new connection that is then closed."""
     url = f"{server.url}/execute"
     return httpx.post(url, json=request(code), trust_env=False, timeout=60)
 
 
 def refused(server: Server) -> httpx.Response:
-    """The same of one that comes while the server drains."""
+    """Return the answer to a call that arrives during a drain."""
     return posted(server, "def f(): return 1")

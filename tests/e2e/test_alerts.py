@@ -15,7 +15,7 @@ from e2e.test_gpus import ALLOCATE
 from support.nvml.scripted import GIB, ScriptedNvml
 
 TOKEN = "the-operator-s"
-#: Stays until a file is there.
+#: Runs until a file exists.
 STAYS = """def stays(path):
     import os, time
     while not os.path.exists(path):
@@ -30,7 +30,7 @@ def variables(folder: Path, **more: str) -> dict[str, str]:
 
 
 def posted(server: Server, code: str, *args: str) -> bool:
-    """Whether a call succeeds, which may take minutes."""
+    """Return whether a call succeeds, which may take minutes."""
     answer = httpx.post(
         f"{server.url}/execute", json=request(code, *args), timeout=200, trust_env=False
     )
@@ -57,7 +57,7 @@ def test_a_call_that_waits_too_long_fires_and_resolves(tmp_path: Path) -> None:
             until(lambda: oldest(server) > 0)
             assert prometheus.fires(name) == []
             until(lambda: prometheus.alerts(name), 90)
-            # Ages only grow: whatever the machine was busy with, it is past the bound by now.
+            # An age only grows, so on any machine it exceeds the bound by now.
             assert oldest(server) > BOUND_S
             (alert,) = until(lambda: prometheus.fires(name), 120)
             assert oldest(server) > BOUND_S

@@ -17,7 +17,7 @@ GUIDE = Path(__file__).with_name("guide")
 
 @pytest.fixture(scope="module")
 def built(client_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked artifact; built without dependencies, so that no index is asked."""
+    """The unpacked artifact, built without dependencies so that no index is needed."""
     project = tmp_path_factory.mktemp("built") / "guide"
     shutil.copytree(GUIDE, project, ignore=shutil.ignore_patterns("__pycache__"))
     home = project.parent / "home"
@@ -33,7 +33,7 @@ def built(client_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     )
     unpacked = project.parent / "app"
     unpacked.mkdir()
-    # tar itself: `tarfile` wants a filter from Python 3.12 on, and Debian's 3.11 knows none.
+    # Use tar: `tarfile` wants a filter from Python 3.12 on, which Debian's 3.11 does not support.
     subprocess.run(
         ["tar", "-xzf", project / ".flash" / "artifact.tar.gz", "-C", unpacked], check=True
     )
@@ -54,7 +54,7 @@ def test_the_guides_service_is_served_from_its_artifact(
         assert [user["name"] for user in http.get("/users").json()] == ["b"]
         assert http.delete("/users/7").status_code == 500
         assert http.delete("/users/1").json() == {"deleted": 1}
-        # The generated app offers it, and would run what is sent.
+        # The generated app has this route, and would run code that is sent to it.
         assert http.post("/execute", json={"input": {}}).status_code == 404
         assert "/execute" not in http.get("/openapi.json").json()["paths"]
         assert http.post("/crash").status_code == 502
@@ -87,7 +87,7 @@ def test_an_apps_own_copy_of_a_package_is_what_each_worker_imports(tmp_path: Pat
     (folder / "handler_own.py").write_text(OWN)
     with serving_app(tmp_path, folder) as server:
         first = server.http.get("/where").json()
-        # A successor finds imported what the zygote has imported ahead.
+        # A successor finds the zygote's preloaded modules imported.
         until(lambda: any(one["profile"] and one["pid"] for one in server.stats()["zygotes"]), 60)
         assert server.http.post("/crash").status_code == 502
         second = server.http.get("/where").json()

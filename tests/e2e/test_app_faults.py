@@ -1,4 +1,4 @@
-"""What goes wrong in a deployed app: an end of its own for each, a successor, neighbours untouched."""
+"""Faults in a deployed app: each has its own answer, and other requests are not affected."""
 
 import concurrent.futures
 import contextlib
@@ -19,7 +19,7 @@ from e2e.server import FLASHPOOL, alive, until
 #: A connection that the client keeps outlives the test that opened it.
 pytestmark = pytest.mark.shared_pool
 
-#: The app's limit, for what is to pass it, and for what is not.
+#: Limits of the app: one for requests that must exceed it, one for the others.
 LIMIT_S = 3.0
 
 
@@ -40,7 +40,7 @@ def pid(server: AppServer) -> int:
 
 
 def in_background(server: AppServer, path: str, **options: Any) -> "concurrent.futures.Future[Any]":
-    """A request on a connection of its own."""
+    """Send a request on a connection of its own."""
     found: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
     def ask() -> None:
@@ -85,7 +85,7 @@ def test_a_crash_is_502_with_its_cause_and_a_successor_answers(
 
 @contextlib.contextmanager
 def said(server: AppServer, *texts: str) -> Iterator[None]:
-    """Until the app has printed these after what is done within."""
+    """Wait until the app has printed these lines after the block."""
     before = [server.log().count(f": {text} [request ") for text in texts]
     yield
     until(
@@ -96,14 +96,14 @@ def said(server: AppServer, *texts: str) -> Iterator[None]:
     )
 
 
-def test_a_crash_loses_what_had_begun_beside_it(server: AppServer) -> None:
+def test_a_crash_loses_requests_that_had_begun_in_its_worker(server: AppServer) -> None:
     with said(server, "sleeps 60"):
         neighbour = in_background(server, "/sleep?seconds=60")
     assert server.http.get("/crash").status_code == 502
     assert neighbour.result(60).status_code == 502
 
 
-def test_stats_tell_of_the_last_death(server: AppServer) -> None:
+def test_stats_show_the_last_death(server: AppServer) -> None:
     before = server.stats()["apps"][0]
     assert server.http.get("/crash").status_code == 502
     worker = pid(server)
@@ -116,7 +116,7 @@ def test_stats_tell_of_the_last_death(server: AppServer) -> None:
     assert row["generation"] > before["workers"][0]["generation"]
 
 
-def test_a_lost_zygote_takes_its_workers_along_and_they_come_back(server: AppServer) -> None:
+def test_workers_lost_with_their_zygote_are_replaced(server: AppServer) -> None:
     worker = psutil.Process(pid(server))
     with said(server, "sleeps 62"):
         begun = in_background(server, "/sleep?seconds=62")
@@ -127,11 +127,11 @@ def test_a_lost_zygote_takes_its_workers_along_and_they_come_back(server: AppSer
     assert pid(server) != worker.pid
 
 
-def test_what_had_not_begun_goes_to_the_successor(server: AppServer) -> None:
+def test_requests_that_had_not_begun_go_to_the_successor(server: AppServer) -> None:
     worker = psutil.Process(pid(server))
     with said(server, "sleeps 61"):
         begun = in_background(server, "/sleep?seconds=61")
-    worker.suspend()  # what is sent waits in its channel
+    worker.suspend()  # requests sent now wait in its channel
     behind = [in_background(server, f"/say?text={number}") for number in range(5)]
     time.sleep(0.5)
     worker.kill()
@@ -140,7 +140,7 @@ def test_what_had_not_begun_goes_to_the_successor(server: AppServer) -> None:
 
 
 @pytest.mark.parametrize("path", ["/loop", "/loop-in-a-thread", "/stubborn"])
-def test_what_never_ends_is_504_and_its_worker_goes(server: AppServer, path: str) -> None:
+def test_an_endless_request_gets_504_and_ends_its_worker(server: AppServer, path: str) -> None:
     before = pid(server)
     response = server.http.get(path)
     assert response.status_code == 504
@@ -153,14 +153,14 @@ def test_what_never_ends_is_504_and_its_worker_goes(server: AppServer, path: str
     until(lambda: not psutil.pid_exists(before))
 
 
-def test_what_can_be_cancelled_is_and_its_worker_stays(server: AppServer) -> None:
+def test_a_late_async_request_is_cancelled_and_its_worker_stays(server: AppServer) -> None:
     before = pid(server)
     assert server.http.get("/sleep?seconds=60").status_code == 504
     assert "cancelled 60" in server.http.get("/notes").json()
     assert pid(server) == before
 
 
-def test_siblings_of_what_had_to_be_killed_are_lost(server: AppServer) -> None:
+def test_other_requests_of_a_killed_worker_are_lost(server: AppServer) -> None:
     with said(server, "is stubborn"):
         culprit = in_background(server, "/stubborn")
     with said(server, "sleeps 60", "sleeps 50"):
@@ -169,7 +169,7 @@ def test_siblings_of_what_had_to_be_killed_are_lost(server: AppServer) -> None:
     assert culprit.result(60).status_code == 504
     for one in (sibling, posted):
         response = one.result(60)
-        # It may have got as far as its own limit.
+        # The request may have reached its own limit.
         assert (response.status_code, response.json()["error_type"]) in (
             (503, "ResidentLost"),
             (504, "Timeout"),
@@ -185,14 +185,14 @@ def test_ping_is_answered_while_the_app_is_blocked(server: AppServer) -> None:
     assert blocked.result(60).json() == "blocked"
 
 
-def test_a_stream_that_goes_on_is_not_cut_by_the_limit(server: AppServer) -> None:
+def test_a_stream_that_continues_is_not_cut_by_the_limit(server: AppServer) -> None:
     pieces = int(LIMIT_S / 0.5) + 3
     response = server.http.get(f"/stream?pieces={pieces}&pause=0.5&size=1")
     assert len(response.content) == pieces
 
 
 @pytest.mark.parametrize("path", ["/cut?how=raise", "/cut?how=return", "/cut?how=crash"])
-def test_an_answer_that_breaks_off_does_not_look_complete(server: AppServer, path: str) -> None:
+def test_an_incomplete_answer_does_not_look_complete(server: AppServer, path: str) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         server.http.get(path)
     assert server.http.get("/say?text=1").status_code == 200
@@ -205,9 +205,7 @@ def test_an_answer_that_breaks_off_does_not_look_complete(server: AppServer, pat
         *("longer", "shorter", "type", "nothing", "only-head"),
     ],
 )
-def test_messages_that_break_the_rules_are_500_and_named_in_the_log(
-    server: AppServer, what: str
-) -> None:
+def test_invalid_asgi_messages_get_500_and_are_logged(server: AppServer, what: str) -> None:
     before = server.log().count("('GET /odd')")
     response = server.http.get(f"/odd?what={what}")
     assert (response.status_code, response.text) == (500, "Internal Server Error")
@@ -215,7 +213,7 @@ def test_messages_that_break_the_rules_are_500_and_named_in_the_log(
 
 
 @pytest.mark.parametrize(("how", "status"), [("raise", 500), ("crash", 502)])
-def test_a_head_alone_is_no_answer_yet(server: AppServer, how: str, status: int) -> None:
+def test_a_head_alone_is_not_sent_before_the_body(server: AppServer, how: str, status: int) -> None:
     assert server.http.get(f"/head-then?how={how}").status_code == status
 
 
@@ -225,7 +223,7 @@ def test_sys_exit_in_a_task_of_its_own_does_not_end_the_worker(server: AppServer
     assert pid(server) == before
 
 
-def test_a_task_that_goes_on_after_its_answer_is_let_finish(server: AppServer) -> None:
+def test_a_task_that_continues_after_its_answer_may_finish(server: AppServer) -> None:
     assert server.http.get("/linger?seconds=0.3").text == "answered"
     until(lambda: "lingered" in server.http.get("/notes").json())
 
@@ -237,7 +235,7 @@ def test_a_forked_route_answers_once(server: AppServer) -> None:
         assert pid(server) == before
 
 
-def test_closed_descriptors_end_in_an_answer_or_502(server: AppServer) -> None:
+def test_closing_all_descriptors_gets_an_answer_or_502(server: AppServer) -> None:
     assert server.http.get("/close-descriptors").status_code in (200, 502)
     assert server.http.get("/say?text=1").status_code == 200
 
@@ -250,7 +248,7 @@ def test_garbage_on_the_channel_ends_its_worker(server: AppServer) -> None:
     assert pid(server) != before
 
 
-def test_a_daemon_goes_with_its_worker(server: AppServer) -> None:
+def test_a_daemon_is_killed_with_its_worker(server: AppServer) -> None:
     worker = server.http.get("/daemon").json()
     children = psutil.Process(worker).children(recursive=True)
     assert children
@@ -258,28 +256,28 @@ def test_a_daemon_goes_with_its_worker(server: AppServer) -> None:
     until(lambda: not alive(children))
 
 
-def test_a_client_that_leaves_is_told_to_the_app(server: AppServer) -> None:
+def test_the_app_is_notified_when_a_client_disconnects(server: AppServer) -> None:
     address = "127.0.0.1", server.port
     with socket.create_connection(address, timeout=30) as sock, said(server, "waits"):
         sock.sendall(b"GET /until-gone HTTP/1.1\r\nhost: x\r\n\r\n")
     until(lambda: "gone" in server.http.get("/notes").json())
 
 
-def test_one_that_leaves_in_the_middle_of_a_body_that_nobody_reads_is_noticed(
+def test_a_disconnect_within_an_unread_body_is_noticed(
     tmp_path: Path,
 ) -> None:
     with faulty(tmp_path, FLASHPOOL_GRACE_S="2") as server:
         address = "127.0.0.1", server.port
         with socket.create_connection(address, timeout=30) as sock, said(server, "sleeps 500"):
             sock.sendall(b"POST /sleep?seconds=500 HTTP/1.1\r\nhost: x\r\n")
-            # More than the server takes, and no more than the kernel holds for it: a client's
-            # last word comes behind all that it sent.
+            # More than the server reads, and no more than the kernel buffers: the disconnect
+            # arrives behind all the data.
             sock.sendall(b"content-length: 9000000\r\n\r\n" + b"x" * 400_000)
         until(lambda: "cancelled 500" in server.http.get("/notes").json())
 
 
 @pytest.mark.parametrize("name", ["Flashpool-Timeout", "X-Flashpool-Timeout-S"])
-def test_a_client_may_wait_for_less(server: AppServer, name: str) -> None:
+def test_a_client_may_set_a_shorter_limit(server: AppServer, name: str) -> None:
     before = pid(server)
     response = server.http.get("/sleep?seconds=2", headers={name: "0.2"})
     assert (response.status_code, response.json()["phase"]) == (504, "client")
@@ -289,13 +287,13 @@ def test_a_client_may_wait_for_less(server: AppServer, name: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf", "0"])
-def test_a_client_has_to_say_a_number(server: AppServer, value: str) -> None:
+def test_a_clients_limit_has_to_be_a_number(server: AppServer, value: str) -> None:
     response = server.http.get("/say?text=1", headers={"Flashpool-Timeout": value})
     assert response.status_code == 422
     assert repr(value) in response.json()["detail"]
 
 
-def test_a_body_that_is_too_large_is_413(tmp_path: Path) -> None:
+def test_a_body_that_is_too_large_gets_413(tmp_path: Path) -> None:
     with faulty(tmp_path, FLASHPOOL_MAX_BODY_MB="1") as server:
         for content in (b"x" * 2_000_000, iter([b"x" * 100_000] * 20)):
             response = server.http.post("/size", content=content)
@@ -310,7 +308,7 @@ def test_memory_is_limited(tmp_path: Path) -> None:
         assert server.http.get("/say?text=1").status_code == 200
 
 
-def test_more_requests_than_fit_wait_and_more_than_may_wait_are_refused(tmp_path: Path) -> None:
+def test_requests_wait_for_room_and_are_refused_when_the_queue_is_full(tmp_path: Path) -> None:
     variables = {"FLASHPOOL_APP_CONCURRENCY": "2", "FLASHPOOL_QUEUE_LIMIT": "1"}
     with faulty(tmp_path, **variables) as server:
         with said(server, "sleeps 3"):
@@ -351,7 +349,7 @@ async def app(scope, receive, send):
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_an_app_that_cannot_be_loaded_is_503_and_says_why(tmp_path: Path, name: str) -> None:
+def test_an_app_that_cannot_be_loaded_gets_503_with_the_reason(tmp_path: Path, name: str) -> None:
     app = tmp_path / "app"
     app.mkdir()
     (app / "handler_broken.py").write_text(BROKEN[name])
@@ -360,13 +358,13 @@ def test_an_app_that_cannot_be_loaded_is_503_and_says_why(tmp_path: Path, name: 
         assert server.http.get("/ping").json()["reason"]
         response = server.http.get("/anything")
         assert (response.status_code, response.json()["error_type"]) == (503, "AppNotLoaded")
-        # It is tried again, and served once it can be.
+        # Loading is retried, and the app is served once it loads.
         (app / "handler_broken.py").write_text(FINE)
         until(lambda: server.http.get("/ping").status_code == 200, 60)
         assert server.http.get("/anything").text == "fine"
 
 
-def test_an_app_that_hangs_while_it_loads_is_ended(tmp_path: Path) -> None:
+def test_an_app_that_hangs_while_it_loads_is_killed(tmp_path: Path) -> None:
     app = tmp_path / "app"
     app.mkdir()
     (app / "handler_slow.py").write_text("import time\ntime.sleep(600)\n")
@@ -391,7 +389,7 @@ def test_a_drain_lets_requests_finish_and_the_app_shut_down(tmp_path: Path) -> N
         assert "Stopped; 0 requests cancelled" in server.log()
 
 
-def test_a_second_signal_ends_what_runs(tmp_path: Path) -> None:
+def test_a_second_signal_ends_running_requests(tmp_path: Path) -> None:
     with faulty(tmp_path) as server:
         with said(server, "sleeps 60"):
             running = in_background(server, "/sleep?seconds=60")
@@ -405,7 +403,7 @@ def test_a_second_signal_ends_what_runs(tmp_path: Path) -> None:
         until(lambda: not alive(tree))
 
 
-def test_a_slow_reader_holds_up_its_app_and_not_the_servers_memory(server: AppServer) -> None:
+def test_a_slow_reader_slows_its_app_and_uses_no_server_memory(server: AppServer) -> None:
     process = psutil.Process(server.process.pid)
     before = process.memory_info().rss
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:

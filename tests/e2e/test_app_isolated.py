@@ -1,4 +1,4 @@
-"""Routes of a deployed app whose requests run each in a process of its own."""
+"""Routes of a deployed app whose requests each run in a process of their own."""
 
 import textwrap
 import time
@@ -50,11 +50,11 @@ def test_state_is_new_in_each_request_and_so_is_the_lifespan(server: AppServer) 
     assert "GET /state: call" in server.log()
 
 
-def test_a_body_reaches_a_process_of_its_own(server: AppServer) -> None:
+def test_a_body_reaches_an_isolated_request(server: AppServer) -> None:
     assert server.http.post("/upload", content=b"x" * 2_000_000).json() == {"size": 2_000_000}
 
 
-def test_a_crash_is_502_and_touches_nobody(server: AppServer) -> None:
+def test_a_crash_gets_502_and_affects_no_other_request(server: AppServer) -> None:
     before = shared_pid(server)
     response = server.http.get("/die")
     assert response.status_code == 502
@@ -65,7 +65,9 @@ def test_a_crash_is_502_and_touches_nobody(server: AppServer) -> None:
 
 
 @pytest.mark.parametrize("path", ["/sleep/30", "/sync-sleep/30"])
-def test_a_limit_ends_its_process_and_touches_nobody(server: AppServer, path: str) -> None:
+def test_a_limit_ends_its_process_and_affects_no_other_request(
+    server: AppServer, path: str
+) -> None:
     before = shared_pid(server)
     began = time.monotonic()
     response = server.http.get(path)
@@ -92,7 +94,7 @@ SLOW = """
 """
 
 
-def test_an_app_that_starts_threads_is_isolated_and_its_slow_start_is_told(tmp_path: Path) -> None:
+def test_an_app_that_starts_threads_is_isolated_with_a_warning(tmp_path: Path) -> None:
     folder = tmp_path / "app"
     folder.mkdir()
     (folder / "handler_shop.py").write_text(textwrap.dedent(SLOW))
@@ -107,7 +109,7 @@ def test_an_app_that_starts_threads_is_isolated_and_its_slow_start_is_told(tmp_p
             assert isolated(server)["load_s"] > 0.1
             return found
 
-        # What can be imported ahead is, and then it is the app's own time.
+        # Modules that can be preloaded are; the rest of the time is the app's own.
         until(lambda: because() == "that is what its own modules and its start-up take", 90)
         assert len({one["pid"] for one in seen}) == len(seen)
         assert all(one["born_here"] and one["threads"] == 2 for one in seen)

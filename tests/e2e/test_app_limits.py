@@ -30,7 +30,7 @@ def test_a_request_that_came_before_the_app_was_loaded_has_its_routes_limit(
     assert server.http.get("/sleep/30").status_code == 504
 
 
-def test_the_limit_of_a_route_is_504_and_the_state_stays(server: AppServer) -> None:
+def test_a_route_over_its_limit_gets_504_and_the_state_stays(server: AppServer) -> None:
     before = server.http.get("/pid").json()
     began = time.monotonic()
     response = server.http.get("/sleep/30")
@@ -43,13 +43,13 @@ def test_the_limit_of_a_route_is_504_and_the_state_stays(server: AppServer) -> N
     assert server.http.get("/sleep/0.01").json() == "slept"
 
 
-def test_a_sync_route_over_its_limit_takes_the_state_along(server: AppServer) -> None:
+def test_a_sync_route_over_its_limit_loses_the_state(server: AppServer) -> None:
     before = server.http.get("/pid").json()
     assert server.http.get("/sync-sleep/30").status_code == 504
     assert server.http.get("/pid").json() != before
 
 
-def test_limits_are_logged_as_they_apply_and_what_applies_to_nothing(server: AppServer) -> None:
+def test_limits_and_rules_without_a_route_are_logged(server: AppServer) -> None:
     until(lambda: "GET /sleep/{seconds}: 0.4 s; " in server.log())
     assert "; everything else: 50 s" in server.log()
     assert (
@@ -70,7 +70,7 @@ def test_a_websocket_is_closed_when_nothing_happens_on_it(server: AppServer) -> 
     assert "0.5 s" in reason
 
 
-def test_a_wrong_limit_ends_the_start(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_invalid_limit_prevents_the_start(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("wrong")
     limits = "GET /x=soon"
     with (

@@ -13,7 +13,7 @@ from e2e.server import until
 #: A connection that the client keeps outlives the test that opened it.
 pytestmark = pytest.mark.shared_pool
 
-#: Of these three the server's own; the rest is the app's.
+#: Headers that the server sets itself; all others are the app's.
 OWN_HEADERS = ("date", "server", "x-request-id")
 
 Both = tuple[AppServer, AppServer]
@@ -27,7 +27,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
 
 
 def seen(server: AppServer, response: httpx.Response) -> Any:
-    """Of an answer, all that a client may rely on."""
+    """Return the parts of an answer that a client may rely on."""
     headers = [
         (name, value.replace(b":%d" % server.port, b":port"))
         for name, value in response.headers.raw
@@ -140,7 +140,7 @@ def test_headers_come_once_in_their_order(both: Both) -> None:
 def test_openapi_is_the_apps_without_execute(both: Both) -> None:
     ours, plain = (server.http.get("/openapi.json").json() for server in both)
     assert plain["paths"].pop("/execute")
-    # Of a route that has several methods its description names one, which one is chance.
+    # The description of a route with several methods names one of them, at random.
     assert ours["paths"].pop("/echo")
     assert plain["paths"].pop("/echo")
     assert ours == plain
@@ -166,7 +166,7 @@ def test_execute_is_not_found_however_it_is_written(both: Both, path: str, metho
 
 
 def raw(server: AppServer, data: bytes, until_closed: bool = False) -> bytes:
-    """What the server says to these bytes, up to its first answer's end or the connection's."""
+    """Send these bytes; return what the server sends up to the end of its first answer."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         sock.sendall(data)
         answer = b""
@@ -264,7 +264,7 @@ def test_what_a_route_prints_is_logged_with_its_requests_id(both: Both) -> None:
         lines = [f"{text} {how}" for how in ("in parts", "behind its answer", "without an end")]
         for line in (*lines, f"WARNING:root:{text} in a thread"):
             until(lambda line=line, name=name: f": {line} [request {name}]\n" in ours.log())
-        # Of this nobody knows which request wrote it.
+        # This output cannot be attributed to a request.
         until(lambda text=text: f": {text} past Python\n" in ours.log())
 
 

@@ -1,4 +1,4 @@
-"""SIGHUP has a deployed app loaded anew: the successor takes over, or the old one serves on."""
+"""SIGHUP reloads a deployed app: the successor takes over, or the old app keeps serving."""
 
 import concurrent.futures
 import signal
@@ -85,7 +85,9 @@ def test_the_successor_serves_and_the_old_app_finishes(server: AppServer, folder
     assert "reloaded: the successor serves" in server.log()
 
 
-def test_what_cannot_be_loaded_leaves_the_old_one_serving(server: AppServer, folder: Path) -> None:
+def test_a_successor_that_cannot_be_loaded_leaves_the_old_app_serving(
+    server: AppServer, folder: Path
+) -> None:
     before = apps(server)[0]["workers"]
     write(folder, "broken", "\n1 / 0\n")
     server.process.send_signal(signal.SIGHUP)
@@ -159,7 +161,7 @@ def test_requests_are_counted_by_route_through_a_reload(server: AppServer, folde
         "/items/{item_id}": {"2xx": 20, "4xx": 1},
         "/version": {"2xx": before + 1},
     }
-    # A request is counted when its answer has left.
+    # A request is counted when its answer has been sent.
     until(lambda: by_route(server) == expected)
     shown = server.admin("GET", "/metrics", token="").text
     assert 'flashpool_route_requests_total{route="/items/{item_id}",status="2xx"} 20.0' in shown

@@ -1,4 +1,4 @@
-"""What schemathesis makes of an app's own OpenAPI ends through the front-end as it does without."""
+"""Requests that schemathesis generates for an app get the same answers with and without us."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ schemathesis = pytest.importorskip(
 #: A connection that the client keeps outlives the test that opened it.
 pytestmark = [pytest.mark.shared_pool, pytest.mark.slow]
 
-#: Of the app's routes those that neither sleep, nor answer as much as they are asked for.
+#: Routes of the app that neither sleep nor return as much data as the request asks for.
 PATHS = (
     *("/echo", "/items", "/items/{item_id}", "/form", "/files", "/upload", "/cookies", "/state"),
     *("/file", "/duplicates", "/no-content", "/own-error", "/raise", "/unencodable", "/print"),
@@ -30,7 +30,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AppServer, 
 
 
 @pytest.mark.timeout(900)
-def test_no_server_error_that_plain_uvicorn_would_not_give(
+def test_server_errors_are_those_of_plain_uvicorn(
     both: tuple[AppServer, AppServer],
 ) -> None:
     ours, plain = both

@@ -1,4 +1,4 @@
-"""WebSockets of a deployed app are those of plain uvicorn: the same talk, with both."""
+"""WebSockets of a deployed app behave as under plain uvicorn: the same dialogue with both."""
 
 import asyncio
 import contextlib
@@ -117,7 +117,7 @@ TALKS: dict[str, tuple[str, Talk, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", TALKS)
-def test_a_websocket_is_that_of_plain_uvicorn(both: Both, name: str) -> None:
+def test_a_websocket_behaves_as_under_plain_uvicorn(both: Both, name: str) -> None:
     path, talk, options = TALKS[name]
     ours, plain = (talked(server, path, talk, **options) for server in both)
     assert ours == plain
@@ -126,7 +126,7 @@ def test_a_websocket_is_that_of_plain_uvicorn(both: Both, name: str) -> None:
 @pytest.mark.parametrize(
     ("code", "reason"), [(1000, ""), (1001, "going"), (4321, "own"), (None, "")]
 )
-def test_the_app_hears_how_its_client_closed(both: Both, code: int | None, reason: str) -> None:
+def test_the_app_gets_its_clients_close_code(both: Both, code: int | None, reason: str) -> None:
     async def close(client: ClientConnection) -> None:
         await client.send("x")
         await client.recv()
@@ -166,17 +166,17 @@ def test_the_handshake_is_answered_with_the_id_of_the_request(both: Both) -> Non
     given = {"additional_headers": {"X-Request-Id": "chat-1"}}
     assert talked(ours, "/ws/echo", ids, **given) == ["chat-1"]
     (made,) = talked(ours, "/ws/echo", ids)
-    assert call_ids.number_of(made) is None  # another process's
+    assert call_ids.number_of(made) is None  # the id of another process
     assert call_ids.GIVEN.fullmatch(made)
 
 
-def test_execute_is_no_websocket_either(both: Both) -> None:
+def test_execute_is_refused_as_a_websocket_too(both: Both) -> None:
     ours, _ = both
     status, _, body = talked(ours, "/./execute/", _everything)
     assert (status, json.loads(body)) == (404, {"detail": "Not Found"})
 
 
-def test_what_is_no_handshake_is_answered(both: Both) -> None:
+def test_an_invalid_handshake_is_answered(both: Both) -> None:
     ours, _ = both
     head = b"GET /ws/echo HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
     for rest in (b"\r\n", b"sec-websocket-key: no\r\n\r\n", b"x: %b\r\n\r\n" % (b"y" * 20_000)):
@@ -188,7 +188,7 @@ def test_what_is_no_handshake_is_answered(both: Both) -> None:
             assert answer.startswith(b"HTTP/1.1 4")
 
 
-def test_over_the_limit_of_websockets_is_503(tmp_path: Any) -> None:
+def test_a_websocket_over_the_limit_gets_503(tmp_path: Any) -> None:
     with serving_app(tmp_path, resource="web", FLASHPOOL_APP_WEBSOCKETS="1") as server:
 
         async def second(client: ClientConnection) -> Any:
@@ -198,7 +198,7 @@ def test_over_the_limit_of_websockets_is_503(tmp_path: Any) -> None:
             return found[0], await asyncio.to_thread(lambda: server.http.get("/pid").status_code)
 
         assert talked(server, "/ws/echo", second) == (503, 200)
-        # There is room when the app's task has ended, which its client does not hear of.
+        # There is room once the app's task has ended, which its client cannot observe.
         until(lambda: talked(server, "/ws/echo", _text) == "grüße")
 
 

@@ -26,8 +26,8 @@ def refused(**variables: str) -> str:
     return ended.stderr
 
 
-def test_what_it_is_for_decides() -> None:
-    # Each front-end is known by what it says where it cannot start.
+def test_the_manifest_or_variables_choose_the_front_end() -> None:
+    # The test recognises each front-end by its error when it cannot start.
     assert "There are no jobs to serve" in refused(RUNPOD_RUNTIME_KIND="queue")
     assert "0.0.0.0" in refused(RUNPOD_RUNTIME_KIND="api", FLASHPOOL_HOST="0.0.0.0")
     assert "RUNPOD_RUNTIME_KIND='other'" in refused(RUNPOD_RUNTIME_KIND="other")

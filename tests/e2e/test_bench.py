@@ -1,4 +1,4 @@
-"""That what measures still runs; what it measures is its own matter."""
+"""The benchmarks still run; these tests do not check their figures."""
 
 import json
 import os

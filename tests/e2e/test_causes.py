@@ -34,13 +34,13 @@ build_wheel = prepare_metadata_for_build_wheel = refuse
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One way to fail, and what has to be said of it."""
+    """One way to fail, and what has to be reported about it."""
 
     code: str
     error_type: str
-    #: Of stats and metrics.
+    #: The cause in stats and metrics.
     cause: str
-    #: Words of the log's line; those of user code are not repeated there.
+    #: Words of the log line; messages of user code are not repeated there.
     logged: str
     #: Words of the evidence in ``recent_failures``.
     evidence: str
@@ -48,7 +48,7 @@ class Kind:
 
     @property
     def level(self) -> str:
-        """What the log's line has: the server is at fault for none, and users are for some."""
+        """The level of the log line: no failure is the server's fault, some are the user's."""
         return "INFO" if self.cause in ("UserException", "Cancelled") else "WARNING"
 
 
@@ -127,13 +127,13 @@ KINDS: Final = {
         evidence="cancelled by an operator",
     ),
 }
-#: Calls that end well, among them.
+#: Successful calls among the failing ones.
 WELL: Final = 5
 
 
 @pytest.fixture
 def broken(tmp_path: Path) -> str:
-    """A requirement whose build fails."""
+    """Create a requirement whose build fails."""
     source = tmp_path / "broken"
     source.mkdir()
     (source / "pyproject.toml").write_text(
@@ -160,7 +160,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def sent(server: Server, name: str, code: str, **fields: Any) -> dict[str, Any]:
-    """The answer to a call with that id."""
+    """Send a call with that id; return the answer."""
     answer: dict[str, Any] = httpx.post(
         f"{server.url}/execute",
         json=request(code, **fields),
@@ -178,7 +178,7 @@ def cancel(admin: httpx.Client, name: str) -> None:
 
 
 def of_metrics(text: str, name: str) -> dict[str, float]:
-    """The samples of a metric, by their one label."""
+    """Return the samples of a metric, by their only label."""
     return {
         "".join(sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
@@ -188,20 +188,20 @@ def of_metrics(text: str, name: str) -> dict[str, float]:
 
 
 def lines(server: Server, name: str) -> list[dict[str, Any]]:
-    """What the log says of the end of a call."""
+    """Return the log lines about the outcome of a call."""
     found = (json.loads(line) for line in server.log().splitlines() if line.startswith("{"))
     ends = (one for one in found if one["logger"] == "flashpool.frontends.logs")
     return [one for one in ends if one["request_id"] == name]
 
 
 def is_kept(server: Server, name: str) -> bool:
-    """Whether the log says so."""
+    """Return whether the log says that the request was kept."""
     found = (json.loads(line) for line in server.log().splitlines() if line.startswith("{"))
     return any(one["request_id"] == name and "Kept its" in one["message"] for one in found)
 
 
 def replayed(world: Path, name: str) -> "subprocess.CompletedProcess[str]":
-    """`flashpool replay` of a call, where the same volume is."""
+    """Run `flashpool replay` for a call, on the same volume."""
     known = {k: v for k, v in os.environ.items() if not k.startswith("FLASHPOOL")}
     variables = {
         "FLASHPOOL_VOLUME": str(world / "volume"),
@@ -222,7 +222,9 @@ def replayed(world: Path, name: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.timeout(300)
-def test_ten_ways_to_fail_have_each_its_cause(server: Server, broken: str, tmp_path: Path) -> None:
+def test_each_of_ten_ways_to_fail_has_its_cause(
+    server: Server, broken: str, tmp_path: Path
+) -> None:
     ids = {name: name.replace(" ", "-") for name in KINDS}
     with (
         ThreadPoolExecutor(4) as callers,
@@ -266,7 +268,7 @@ def test_ten_ways_to_fail_have_each_its_cause(server: Server, broken: str, tmp_p
         assert kind.logged in line["message"], (name, line)
     for number in range(WELL):
         assert lines(server, f"well-{number}") == []
-    # What an operator cancelled is no failure, and is not kept.
+    # A call that an operator cancelled is not a failure, and is not kept.
     kept = [ids[name] for name, kind in KINDS.items() if kind.cause != "Cancelled"]
     for name in kept:
         until(lambda name=name: is_kept(server, name))  # type: ignore[misc]

@@ -52,7 +52,7 @@ def rows(text: str) -> dict[str, str]:
     return found
 
 
-def test_a_real_artifact_is_told_of(world: World, shop_artifact: Path) -> None:
+def test_a_real_artifact_is_described(world: World, shop_artifact: Path) -> None:
     done = check(
         world,
         shop_artifact,
@@ -113,7 +113,7 @@ def test_packages_that_nothing_agrees_with_are_named(
     assert "the artifact brings: pydantic==1.10" in found["problem"]
 
 
-def test_compiled_for_another_python_is_one_sentence(
+def test_modules_for_another_python_are_reported_in_one_sentence(
     world: World, shop_artifact: Path, tmp_path: Path
 ) -> None:
     name = "numpy/_core.cpython-39-x86_64-linux-gnu.so"
@@ -124,9 +124,7 @@ def test_compiled_for_another_python_is_one_sentence(
     )
 
 
-def test_a_python_that_is_not_here_is_named(
-    world: World, shop_artifact: Path, tmp_path: Path
-) -> None:
+def test_a_missing_python_is_named(world: World, shop_artifact: Path, tmp_path: Path) -> None:
     manifest = json.loads(file_of(shop_artifact, "flash_manifest.json"))
     for resource in manifest["resources"].values():
         resource["target_python_version"] = "3.99"
@@ -136,7 +134,7 @@ def test_a_python_that_is_not_here_is_named(
     assert "Python 3.99 is not installed here" in rows(done.stdout)["problem"]
 
 
-def test_what_cannot_be_looked_at_is_an_error(
+def test_an_unreadable_artifact_is_an_error(
     world: World, shop_artifact: Path, tmp_path: Path
 ) -> None:
     for target, arguments, words in [

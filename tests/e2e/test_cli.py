@@ -82,7 +82,9 @@ def source(tmp_path: Path) -> Path:
         ("uses_a_neighbour", "[]", "from beside"),
     ],
 )
-def test_call(source: Path, function: str, arguments: str, result: Any) -> None:
+def test_call_runs_a_function_of_a_file(
+    source: Path, function: str, arguments: str, result: Any
+) -> None:
     done = flashpool("call", f"{source}:{function}", arguments)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == result
@@ -91,7 +93,7 @@ def test_call(source: Path, function: str, arguments: str, result: Any) -> None:
     )
 
 
-def test_a_call_that_fails(source: Path) -> None:
+def test_a_failed_call_exits_with_1(source: Path) -> None:
     done = flashpool("call", f"{source}:bad")
     assert (done.returncode, done.stdout) == (1, "")
     assert "in bad" in done.stderr
@@ -122,7 +124,7 @@ def test_a_call_that_fails(source: Path) -> None:
     ],
     ids=str,
 )
-def test_what_goes_wrong(
+def test_mistakes_of_the_user_are_explained(
     source: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int, text: str
 ) -> None:
     monkeypatch.chdir(source.parent)
@@ -132,14 +134,14 @@ def test_what_goes_wrong(
     assert "NoFunction" not in done.stderr
 
 
-def test_arguments_without_end(source: Path) -> None:
+def test_deeply_nested_arguments_are_refused(source: Path) -> None:
     done = flashpool("call", f"{source}:double", "[" * 50_000)
     assert done.returncode == 2
     assert "ARGS is not JSON: it is nested too deeply" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_nothing_is_told_twice(source: Path) -> None:
+def test_no_message_is_printed_twice(source: Path) -> None:
     died = flashpool("call", f"{source}:dies")
     assert died.stderr.count("last words") == 1
     assert "exit code 3" in died.stderr
@@ -165,7 +167,7 @@ def test_output_is_live_and_an_interrupt_ends_the_call(source: Path) -> None:
         assert "Cancelled" in process.stderr.read()
 
 
-def test_settings() -> None:
+def test_settings_are_listed() -> None:
     shown = flashpool("settings", FLASHPOOL_PORT="18080", FLASHPOOL_TOKEN="hush")
     assert shown.returncode == 0
     assert "FLASHPOOL_QUEUE_LIMIT" in shown.stdout
@@ -176,7 +178,7 @@ def test_settings() -> None:
     assert rows["FLASHPOOL_HOST"]["origin"] == "default"
 
 
-def test_wrong_settings_stop_every_command() -> None:
+def test_invalid_settings_stop_every_command() -> None:
     for command in (["settings"], ["serve", "lb"]):
         done = flashpool(*command, FLASHPOOL_PORT="x", FLASHPOOL_SLOTS="0")
         assert done.returncode == 2
@@ -184,7 +186,7 @@ def test_wrong_settings_stop_every_command() -> None:
         assert "FLASHPOOL_SLOTS='0'" in done.stderr
 
 
-def test_a_misspelt_setting_is_told() -> None:
+def test_a_misspelt_setting_is_warned_of() -> None:
     done = flashpool("settings", FLASHPOOL_SLOT="3")
     assert "did you mean FLASHPOOL_SLOTS?" in done.stderr
 
@@ -202,7 +204,7 @@ def test_stats_are_not_shown_to_a_network_by_accident():
     assert "FLASHPOOL_ADMIN_HOST=127.0.0.1" in done.stderr
 
 
-def test_a_port_in_use_is_told() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = flashpool("serve", "lb", "--port", port)
@@ -214,7 +216,7 @@ def test_a_port_in_use_is_told() -> None:
         assert "set FLASHPOOL_ADMIN_PORT" in admin.stderr
 
 
-def test_sigterm_while_it_starts() -> None:
+def test_sigterm_during_the_start_ends_the_server() -> None:
     process = subprocess.Popen(
         [FLASHPOOL, "serve", "lb"],
         env={**os.environ, "FLASHPOOL_PORT": "0", "FLASHPOOL_ADMIN_PORT": "0"},
@@ -226,7 +228,7 @@ def test_sigterm_while_it_starts() -> None:
 
 
 def catches(pid: int, signum: int) -> bool:
-    """Whether the process has a handler of its own for the signal."""
+    """Return whether the process has a handler of its own for the signal."""
     status = Path(f"/proc/{pid}/status").read_text()
     caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
     return bool(int(caught.split()[1], 16) >> (signum - 1) & 1)
@@ -276,7 +278,7 @@ class TestVolumeThatIsNotThere:
             (["explain", "packaging"], 0, "base"),
         ],
     )
-    def test_looking_makes_nothing(
+    def test_read_only_commands_create_no_files(
         self, tmp_path: Path, command: list[str], status: int, said: str
     ) -> None:
         volume, local = tmp_path / "typo" / "volume", tmp_path / "local"

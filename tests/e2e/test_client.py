@@ -27,7 +27,7 @@ def outcomes(
     client_python: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
-    """What came of every call of client/calls.py."""
+    """The outcome of every call of client/calls.py."""
     home = tmp_path_factory.mktemp("home")
     done = subprocess.run(
         [client_python, Path(__file__).parent / "client" / "calls.py", request.param, server.url],

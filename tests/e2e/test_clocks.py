@@ -17,7 +17,7 @@ DIGEST = "a" * 40
 
 
 def on_clock(shift: str, volume: Path, what: str) -> Any:
-    """Run it on a clock that is so far ahead; the file system's and the monotonic one are right."""
+    """Run the worker with its clock this far ahead; the file system's and monotonic are right."""
     command = [sys.executable, str(WORKER), str(volume), what]
     if shift:
         command = [program("faketime"), "-f", shift, *command]
@@ -39,10 +39,10 @@ def test_a_result_that_waits_outlives_a_restart_with_another_clock(
 
 
 @pytest.mark.parametrize("shift", ["+2d", "-2d"])
-def test_a_pod_with_another_clock_harms_nobody(shift: str, tmp_path: Path) -> None:
+def test_a_pod_with_another_clock_deletes_nothing_of_others(shift: str, tmp_path: Path) -> None:
     on_clock("", tmp_path, "keep")
     place = tmp_path / "flashpool"
-    # Of another machine: its heartbeat is all that tells.
+    # The holder is on another machine, so only its heartbeat shows that it lives.
     alive = place / "holders" / "feed1-7-7-01234567"
     alive.touch()
     environment, mark = place / "envs" / DIGEST, place / "leases" / DIGEST / alive.name
@@ -62,7 +62,7 @@ def test_a_pod_with_another_clock_harms_nobody(shift: str, tmp_path: Path) -> No
     assert on_clock("", tmp_path, "resume") == ["job"]
 
 
-def test_what_is_old_by_the_volume_s_clock_goes(tmp_path: Path) -> None:
+def test_files_that_are_old_by_the_volumes_clock_are_removed(tmp_path: Path) -> None:
     on_clock("", tmp_path, "keep")
     place = tmp_path / "flashpool"
     for path in (*(place / "results").iterdir(), *(place / "outbox").rglob("*.json")):

@@ -27,19 +27,19 @@ def platform() -> Iterator[Platform]:
 
 @pytest.fixture(scope="module")
 def worker(platform: Platform) -> Worker:
-    """One for the tests that do it no harm."""
+    """One worker for the tests that leave it unchanged."""
     return started(platform)
 
 
 def started(platform: Platform, **variables: str) -> Worker:
-    """A worker that has asked for work."""
+    """Start a worker and wait for its first poll."""
     worker = platform.start_worker(PLAIN, variables=variables)
     platform.until(lambda: platform.exchanges("job-stop", worker=worker.id))
     return worker
 
 
 def begun(platform: Platform, worker: Worker, job: str) -> None:
-    """Wait until it runs: the SDK drops the stop of a job that it has taken and not begun."""
+    """Wait until the job runs: the SDK loses the stop of a job it has taken but not begun."""
     platform.until(lambda: _said(worker, job, "Started."))
 
 
@@ -64,7 +64,7 @@ def test_a_job_runs_once_and_everything_about_it_is_known(
 
 
 @pytest.mark.slow
-def test_an_error_is_lifted_and_the_worker_goes_on(platform: Platform, worker: Worker) -> None:
+def test_an_error_is_reported_and_the_worker_continues(platform: Platform, worker: Worker) -> None:
     failed, fine = platform.submit({"fail": "no luck"}), platform.submit({"echo": 1})
     platform.wait_all([failed, fine])
     assert platform.job(failed).status is Status.FAILED
@@ -83,7 +83,7 @@ def test_items_arrive_in_order() -> None:
 
 
 @pytest.mark.slow
-def test_progress_is_told_apart_from_the_result(platform: Platform, worker: Worker) -> None:
+def test_progress_is_distinguished_from_the_result(platform: Platform, worker: Worker) -> None:
     record = platform.wait(platform.submit({"progress": 3, "sleep": 0.5, "echo": 1}))
     platform.until(lambda: len(platform.job(record.id).progress) == 3)
     assert record.done_count == 1
@@ -149,7 +149,9 @@ def test_a_job_can_be_handed_out_twice(platform: Platform, worker: Worker) -> No
 
 
 @pytest.mark.slow
-def test_what_hangs_goes_on_when_it_is_cleared(platform: Platform, worker: Worker) -> None:
+def test_hanging_requests_continue_when_the_fault_is_cleared(
+    platform: Platform, worker: Worker
+) -> None:
     platform.script(Fault.hangs("job-done"))
     job = platform.submit({"echo": 1})
     platform.until(lambda: platform.exchanges("job-done", job=job))
@@ -202,7 +204,7 @@ def test_a_lost_worker_s_job_is_given_to_another() -> None:
         lost = started(platform)
         job = platform.submit({"sleep": 1})
         platform.until(lambda: platform.job(job).deliveries)
-        # Its heartbeat would go on.
+        # Otherwise its heartbeat would continue.
         os.killpg(lost.process.pid, signal.SIGKILL)
         started(platform)
         record = platform.wait(job)

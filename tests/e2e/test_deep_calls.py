@@ -14,7 +14,7 @@ from e2e.server import Server, alive, serving, until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 DEPTH: Final = 1100
-#: The first in which a thousand processes begin counts: a busy machine needs the later ones.
+#: The limits to try: the first within which a thousand processes start counts.
 LIMITS_S: Final = (15, 30, 60)
 #: A script that starts itself, each hundredth time in another session; the last one says that all are
 #: there. It starts programs: the kernel takes minutes for as many forks of a Python.
@@ -49,7 +49,7 @@ class Tree:
         return Path(f"{self.script}.complete").exists()
 
     def alive(self) -> list[int]:
-        """Those below its worker: all of them have a variable that names the script."""
+        """The processes below the worker: each has a variable that names the script."""
         return [int(one) for one in filter(str.isdigit, os.listdir("/proc")) if self._has(one)]
 
     def _has(self, pid: str) -> bool:
@@ -60,7 +60,7 @@ class Tree:
         return f"NESTED_SCRIPT={self.script}".encode() in variables.split(b"\0")
 
 
-def test_it_ends_at_its_limit_and_its_neighbours_have_their_results(tmp_path: Path) -> None:
+def test_a_deep_call_ends_at_its_limit_and_others_get_their_results(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     with (
         serving(tmp_path, FLASHPOOL_SLOTS="3", FLASHPOOL_GRACE_S="1") as server,
@@ -83,7 +83,7 @@ def test_it_ends_at_its_limit_and_its_neighbours_have_their_results(tmp_path: Pa
         assert server.stop() == 0
 
 
-def test_nothing_of_it_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
+def test_no_process_of_a_deep_call_outlives_a_killed_server(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     with (
         serving(tmp_path, FLASHPOOL_SLOTS="3") as server,

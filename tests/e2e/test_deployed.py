@@ -20,13 +20,13 @@ from e2e.server import FLASHPOOL, request
 DOCKER: Final = Path(__file__).parents[2] / "docker"
 MARK: Final = "the job ran"
 JOB: Final = json.dumps({"input": request(f"def f():\n    return {MARK!r}")})
-#: A platform that nobody needs to reach.
+#: Addresses of a platform that is never contacted.
 QUEUE: Final = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/v2/e/job-take/$ID?gpu=none"}
 
 HANDLER: Final = [sys.executable, str(DOCKER / "handler.py")]
 SERVE_QB: Final = [str(FLASHPOOL), "serve", "qb"]
 
-#: Name, command, further variables, what it ends with where the resource has no artifact.
+#: Name, command, further variables, and the error when the resource has no artifact.
 WAYS: Final[list[tuple[str, list[str], dict[str, str], str]]] = [
     ("qb", SERVE_QB, QUEUE, "FLASHPOOL_APP_GIVE_UP_S"),
     ("qb-image", HANDLER, QUEUE, "FLASHPOOL_APP_GIVE_UP_S"),
@@ -34,14 +34,14 @@ WAYS: Final[list[tuple[str, list[str], dict[str, str], str]]] = [
     ("qb-job-of-a-file", SERVE_QB, {}, "AppNotLoaded"),
 ]
 
-#: Each starts a server; the others differ little from these.
+#: The cases that run: each starts a server, and the others differ little.
 SLOW: Final = ("qb", "qb-job-of-a-file")
 
 
 def start(
     command: list[str], folder: Path, variables: dict[str, str]
 ) -> "subprocess.CompletedProcess[str]":
-    """Run it to its end, which comes by itself where it is refused."""
+    """Run the command until it exits; a refused command exits by itself."""
     port = str(_free_port())
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("FLASH", "RUNPOD"))}
     given = {"FLASHPOOL_ADMIN_PORT": "0", "PYTHONPATH": str(DOCKER), **variables}
@@ -91,7 +91,7 @@ def _nowhere(folder: Path) -> dict[str, str]:
     }
 
 
-def test_an_empty_name_is_not_set_and_spaces_are(tmp_path: Path) -> None:
+def test_an_empty_resource_name_is_ignored_and_a_blank_one_is_not(tmp_path: Path) -> None:
     one_job: list[Any] = [*SERVE_QB, "--test_input", JOB]
     empty = start(one_job, tmp_path, {"FLASH_RESOURCE_NAME": "", "RUNPOD_RESOURCE_NAME": ""})
     assert empty.returncode == 0, empty.stderr

@@ -25,7 +25,7 @@ from support.cloud import JobRecord, Platform, Status, Worker
 
 pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(600)]
 
-#: An app imports much, and the machine may have a lot to do.
+#: An app imports much, and the machine may be busy.
 LIMIT_S: Final = 120.0
 
 Serve = Callable[..., "AbstractContextManager[Worker]"]
@@ -49,7 +49,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, client_python: Path) -> Endp
 
 @pytest.fixture
 def serve(platform: Platform, artifact: Path, world: EndpointWorld, tmp_path: Path) -> Serve:
-    """A worker of a resource."""
+    """Run a worker of a resource."""
 
     def serve(resource: str, **variables: str) -> "AbstractContextManager[Worker]":
         ours = {
@@ -284,7 +284,7 @@ def test_the_real_client(
             "FLASHPOOL_STATE_DIR": str(tmp_path / resource),
         }
         workers.append(platform.start_worker(HANDLER, endpoint=resource, variables=variables))
-    # It writes to the folder that it runs in.
+    # The client writes to its working directory.
     project = shutil.copytree(PROJECTS / "queue", tmp_path / "project")
     done = subprocess.run(
         [client_python, Path(__file__).with_name("client") / "deployed_jobs.py"],

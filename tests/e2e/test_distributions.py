@@ -29,7 +29,7 @@ def uv(*arguments: str | Path, cwd: Path) -> str:
 
 
 def files_under(folder: Path) -> set[str]:
-    """Relative paths of the files, but for what Python compiled."""
+    """Return the relative paths of the files, except bytecode."""
     found = (path for path in folder.rglob("*") if not path.is_dir())
     return {str(path.relative_to(folder)) for path in found if "__pycache__" not in path.parts}
 
@@ -40,7 +40,7 @@ def product(root: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy: a build leaves files in its source tree, and takes in what earlier ones left."""
+    """A copy of the tree: a build leaves files behind, and includes those of earlier builds."""
     copy = tmp_path_factory.mktemp("distributions") / "checkout"
     shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCES))
     return copy
@@ -55,7 +55,7 @@ def built(checkout: Path) -> Path:
 
 
 def test_the_source_tree_is_the_product() -> None:
-    """Else the comparisons below would be of nothing."""
+    """Otherwise the comparisons below would compare nothing."""
     files = product(ROOT)
     assert {"pool/py.typed", "pool/_child/boot.py", "frontends/cli/main.py"} < files
 

@@ -16,7 +16,7 @@ from support.nvml.scripted import ScriptedNvml
 PAGES = {str(page.path.relative_to(ROOT)): page for page in all_pages() if page.is_followed}
 #: Programs of the machine that a page's steps use.
 PROGRAMS = {"docs/how-to/nginx.md": "nginx"}
-#: As much of torch as the pages use: whatever is done with it is itself, and has a value.
+#: A stand-in for torch: each operation returns the stand-in itself, and `item()` a number.
 TORCH = {
     "__init__.py": """
 class Anything:
@@ -82,7 +82,7 @@ def needs_notebooks() -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * ("how-to" in name)) for name in PAGES]
 )
-def test_a_page(
+def test_each_page_can_be_followed(
     name: str,
     tmp_path: Path,
     variables: dict[str, str],
@@ -103,7 +103,7 @@ def test_a_page(
     Following(PAGES[name], tmp_path / "reader", variables, links).go()
 
 
-def test_what_is_printed_is_compared_line_by_line() -> None:
+def test_output_is_compared_line_by_line() -> None:
     compare("a...c\n", "zero\nabbc\n")
     compare('..."x":1...\n..."y":2...\n', '{"y":2,"x":1}\n')
     with pytest.raises(AssertionError, match="does not print 'b'"):

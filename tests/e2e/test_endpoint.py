@@ -20,7 +20,7 @@ from support.artifacts import PYTHON, file_of, with_files
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.shared_pool]
 
-#: Code of an app that answers what it is asked of its own process.
+#: Code of an app that answers questions about its own process.
 ROUTES = b"""
 import sys
 from runpod_flash import Endpoint
@@ -111,7 +111,7 @@ def test_an_endpoint_serves_its_artifact(
             assert http.post(path, json={"input": {}}).status_code == 404
             assert http.get(path).status_code == 404
         assert "/execute" not in http.get("/openapi.json").json()["paths"]
-        # Where it is, and in which order it finds modules.
+        # Its directory, and the order in which it finds modules.
         folder = os.path.realpath(world.link)
         assert ask(server, "os.getcwd()") == folder
         assert ask(server, "sys.path[0]") == folder
@@ -121,7 +121,7 @@ def test_an_endpoint_serves_its_artifact(
         assert ask(server, "importlib.util.find_spec('flashpool')") is None
         assert ask(server, "importlib.util.find_spec('msgspec')") is None
         assert ask(server, "[m for m in sys.modules if m.startswith('_flashpool.boot')]") == []
-        # Its variables, and none of others.
+        # Its own variables, and no others.
         found = ask(server, "dict(os.environ)")
         assert found["FLASH_RESOURCE_NAME"] == "shop"
         assert found["RUNPOD_API_KEY"] == "key-of-the-user"
@@ -139,7 +139,7 @@ def loaded_zygotes(server: AppServer) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_later_workers_find_all_but_the_users_modules_imported(
+def test_later_workers_find_all_modules_imported_except_the_users(
     world: EndpointWorld, app: Path
 ) -> None:
     with world.endpoint(app, RUNPOD_POD_ID="pod", FLASHPOOL_HOST="127.0.0.1") as server:
@@ -158,7 +158,7 @@ def test_later_workers_find_all_but_the_users_modules_imported(
 
 
 @pytest.mark.slow
-def test_the_image_serves_it_under_uvicorn(world: EndpointWorld, app: Path) -> None:
+def test_the_image_serves_an_endpoint_under_uvicorn(world: EndpointWorld, app: Path) -> None:
     with world.endpoint(app, command=UVICORN) as server:
         server.wait_ready()
         assert server.http.get("/items/7").json() == {"item": 7, "q": None}
@@ -168,7 +168,7 @@ def test_the_image_serves_it_under_uvicorn(world: EndpointWorld, app: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [SERVE_LB, UVICORN], ids=["serve-lb", "uvicorn"])
-def test_probes_come_on_a_port_of_their_own(
+def test_probes_are_answered_on_a_separate_port(
     command: tuple[Any, ...], world: EndpointWorld, tmp_path: Path, free_port: int
 ) -> None:
     with world.endpoint(
@@ -213,12 +213,12 @@ def test_the_real_client_calls_its_routes(
     assert found["route"] == {"value": {"steps": 5}}
     assert found["missing"]["raised"] == "RuntimeError"
     assert found["wrong"]["raised"] == "HTTPStatusError"
-    # A function without a route is code that is sent: nothing runs it.
+    # Calling a function without a route sends code, which the endpoint does not run.
     assert found["code"]["raised"] == "RuntimeError"
     assert "404" in found["code"]["text"]
 
 
-# What cannot be served.
+# Endpoints that cannot be served.
 
 
 def not_a_tar(tmp_path: Path, _: Path) -> Path:
@@ -282,7 +282,7 @@ def as_it_is(_: Path, artifact: Path) -> Path:
     ],
 )
 @pytest.mark.slow
-def test_what_cannot_be_served_is_told(
+def test_an_endpoint_that_cannot_be_served_says_why(
     make: Any,
     resource: str,
     words: tuple[str, ...],
@@ -302,7 +302,7 @@ def test_what_cannot_be_served_is_told(
 
 
 @pytest.mark.slow
-def test_an_artifact_that_comes_after_all_is_served(
+def test_an_artifact_that_arrives_late_is_served(
     world: EndpointWorld, app: Path, tmp_path: Path
 ) -> None:
     archive = tmp_path / "late.tar.gz"
@@ -313,11 +313,11 @@ def test_an_artifact_that_comes_after_all_is_served(
         assert server.http.get("/items/7").status_code == 200
 
 
-# What cannot be loaded.
+# Apps that cannot be loaded.
 
 
 @pytest.mark.slow
-def test_a_module_for_another_python_is_told_of_first(
+def test_a_module_for_another_python_is_reported_first(
     world: EndpointWorld, shop_artifact: Path, tmp_path: Path
 ) -> None:
     archive = with_files(
@@ -351,7 +351,7 @@ def test_a_module_for_another_python_is_told_of_first(
     ],
     ids=["raises", "exits", "leaves", "segfault", "hangs"],
 )
-def test_an_app_that_cannot_be_loaded_is_told_of(
+def test_an_app_that_cannot_be_loaded_is_reported(
     code: bytes, words: str, world: EndpointWorld, shop_artifact: Path, tmp_path: Path
 ) -> None:
     archive = with_files(shop_artifact, tmp_path / "a.tar.gz", {"routes.py": code})
@@ -378,7 +378,7 @@ def test_threads_and_much_output_at_import_do_no_harm(
 
 
 @pytest.mark.slow
-def test_a_conflict_of_versions_is_told_with_the_artifacts_packages(
+def test_a_version_conflict_names_the_artifacts_packages(
     world: EndpointWorld, app: Path, tmp_path: Path
 ) -> None:
     archive = with_files(
@@ -399,7 +399,7 @@ def test_a_conflict_of_versions_is_told_with_the_artifacts_packages(
 
 
 @pytest.mark.slow
-def test_a_python_that_is_not_there_is_told_with_the_one_that_is(
+def test_a_missing_python_is_reported_with_the_available_one(
     world: EndpointWorld, app: Path, tmp_path: Path
 ) -> None:
     value = json.loads(file_of(app, "flash_manifest.json"))
@@ -462,7 +462,7 @@ def test_an_artifact_is_served_by_hand(world: EndpointWorld, app: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_a_manifest_that_is_odd_warns_and_the_app_is_right(
+def test_a_manifest_that_differs_from_its_app_causes_warnings(
     world: EndpointWorld, app: Path, tmp_path: Path
 ) -> None:
     value = json.loads(file_of(app, "flash_manifest.json"))
@@ -512,7 +512,7 @@ def test_a_pinned_package_of_the_artifact_decides_about_the_rest(
         assert file.startswith(os.path.realpath(world.link))
 
 
-def test_a_reload_is_asked_for_on_the_admin_listener(
+def test_a_reload_can_be_requested_on_the_admin_listener(
     world: EndpointWorld, shop_artifact: Path, tmp_path: Path
 ) -> None:
     archive = tmp_path / "app.tar.gz"
@@ -544,7 +544,7 @@ def test_a_reload_is_asked_for_on_the_admin_listener(
         assert "with the token" in line
 
 
-def test_a_refused_artifact_is_looked_at_again_when_it_has_changed(
+def test_a_refused_artifact_is_retried_when_it_has_changed(
     world: EndpointWorld, shop_artifact: Path, tmp_path: Path
 ) -> None:
     archive = manifest(b"{")(tmp_path, shop_artifact)

@@ -84,7 +84,7 @@ def test_versions_that_conflict_side_by_side(world: World) -> None:
         assert len(json.loads(lists.stdout)["environments"]) == 2, lists.stderr
 
 
-def test_failures_say_what_uv_said(world: World) -> None:
+def test_failures_contain_uvs_message(world: World) -> None:
     with world.server() as server:
         answer = server.execute(VERSION, dependencies=["alpha==7"])
         assert answer["error_type"] == "EnvironmentError", report(answer)
@@ -122,7 +122,7 @@ def test_the_time_for_building_is_limited_by_itself(world: World) -> None:
 
 
 @pytest.mark.slow
-def test_an_environment_in_use_is_not_deleted_and_an_idle_one_is_let_go(world: World) -> None:
+def test_an_environment_in_use_is_not_deleted_and_an_idle_one_is(world: World) -> None:
     with world.server(FLASHPOOL_ENVIRONMENT_IDLE_S="1") as server:
         answer = server.execute(VERSION, dependencies=["alpha"])
         digest = answer["receipt"]["environment"]
@@ -133,7 +133,7 @@ def test_an_environment_in_use_is_not_deleted_and_an_idle_one_is_let_go(world: W
             return {zygote["environment"] for zygote in server.stats()["zygotes"]} - {"base"}
 
         until(lambda: not others())
-        # The store keeps its mark for a moment, for the sake of the next request.
+        # The store keeps its lease mark for a moment, in case another request follows.
         until(lambda: world.command("rm", digest).returncode == 0, 40)
         answer = server.execute(VERSION, dependencies=["alpha"])
         assert answer["receipt"]["environment_origin"] == "built", report(answer)
@@ -149,7 +149,7 @@ def test_a_package_that_ends_the_interpreter_ends_its_own_call_only(world: World
 
 
 @pytest.mark.slow
-def test_the_commands(world: World, tmp_path: Path) -> None:
+def test_the_envs_commands_work_on_the_servers_store(world: World, tmp_path: Path) -> None:
     built = world.command("build", "beta")
     assert built.returncode == 0, built.stderr
     digest = built.stdout.split()[0]
@@ -175,7 +175,7 @@ def test_the_commands(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_environment_gets_its_turn_when_all_that_may_be_up_are_busy(world: World) -> None:
+def test_a_new_environment_gets_its_turn_while_others_are_busy(world: World) -> None:
     """A call in each of two slots all the time, in the one environment that may be up."""
     code = "def f():\n    import alpha, time\n    time.sleep(0.2)\n    return alpha.version"
     done = threading.Event()
@@ -203,10 +203,10 @@ def test_a_new_environment_gets_its_turn_when_all_that_may_be_up_are_busy(world:
         assert all(future.result() for future in busy)
 
 
-# Progress, while it goes on.
+# Progress during a build.
 
 
-def test_the_log_and_the_command_line_show_progress_while_they_wait(world: World) -> None:
+def test_log_and_command_line_show_progress_of_builds(world: World) -> None:
     world.watch_uv()
     (world.folder / "work.py").write_text(VERSION)
     with world.server() as server, ThreadPoolExecutor(20) as threads:
@@ -242,7 +242,7 @@ def test_the_log_and_the_command_line_show_progress_while_they_wait(world: World
     assert "The call ended as EnvironmentError" in failed.stderr
 
 
-# Leaving while something is built.
+# Stopping during a build.
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def test_a_drain_waits_for_builds_and_runs_their_calls(watched: World) -> None:
 
 
 @pytest.mark.parametrize("hurry", [False, True])
-def test_a_build_that_does_not_end_in_time_is_cancelled(watched: World, hurry: bool) -> None:
+def test_a_build_that_outlasts_the_drain_is_cancelled(watched: World, hurry: bool) -> None:
     limits = {"FLASHPOOL_DRAIN_S": "50" if hurry else "0.5"}
     with watched.server(**limits) as server, ThreadPoolExecutor(1) as threads:
         body = request(VERSION, dependencies=["alpha==1.0"])

@@ -10,7 +10,7 @@ from e2e.server import serving, until
 from e2e.world import World
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-#: What a test below runs.
+#: Programs that a test below runs.
 RUN = {
     *("pool_script.py", "instance.py", "environments.py"),
     *("execute_client.py", "execute_client.sh", "app/handler_hello.py"),
@@ -20,7 +20,7 @@ RUN = {
 
 
 def run(*command: str | Path, env: dict[str, str] | None = None, limit_s: float = 100) -> list[str]:
-    """Lines of output of a program that exits with 0."""
+    """Run a program that has to exit with 0; return its output lines."""
     done = subprocess.run(
         command, capture_output=True, text=True, env=env, timeout=limit_s, check=False
     )

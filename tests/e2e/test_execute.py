@@ -1,4 +1,4 @@
-"""Whatever a call does, it gets its own clear end, and the next call works."""
+"""Whatever a call does, it has a clear outcome, and the next call works."""
 
 import base64
 import json
@@ -45,7 +45,9 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("line", "error_type", "text"), FAILURES, ids=[row[0] for row in FAILURES])
-def test_failures(server: Server, line: str, error_type: str, text: str) -> None:
+def test_each_failure_has_its_error_type(
+    server: Server, line: str, error_type: str, text: str
+) -> None:
     answer = server.execute(f"def f():\n    {line}")
     assert answer["success"] is False
     assert answer["error_type"] == error_type, report(answer)
@@ -57,7 +59,7 @@ def test_a_syntax_error(server: Server) -> None:
     assert answer["error_type"] == "SyntaxError"
 
 
-def test_an_endless_loop(server: Server) -> None:
+def test_an_endless_loop_is_timed_out(server: Server) -> None:
     begun = time.monotonic()
     answer = server.execute("def f():\n    while True: pass", timeout_s=1)
     assert answer["error_type"] == "Timeout"
@@ -65,7 +67,7 @@ def test_an_endless_loop(server: Server) -> None:
     assert time.monotonic() - begun >= 1
 
 
-def test_a_loop_that_ignores_sigterm(server: Server) -> None:
+def test_a_loop_that_ignores_sigterm_is_killed(server: Server) -> None:
     code = """def f():
     import signal
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -73,7 +75,7 @@ def test_a_loop_that_ignores_sigterm(server: Server) -> None:
     assert server.execute(code, timeout_s=0.5)["error_type"] == "Timeout"
 
 
-def test_a_grandchild_that_hides(server: Server) -> None:
+def test_a_daemonised_grandchild_is_killed(server: Server) -> None:
     code = """def f():
     import subprocess, sys
     hide = "import os, signal, time; os.setsid(); signal.signal(15, signal.SIG_IGN); time.sleep(99)"
@@ -83,7 +85,7 @@ def test_a_grandchild_that_hides(server: Server) -> None:
     until(lambda: pid not in [process.pid for process in server.tree()])
 
 
-def test_a_gigabyte_of_output(server: Server) -> None:
+def test_a_gigabyte_of_output_is_truncated(server: Server) -> None:
     code = """def f():
     import os
     line = b"x" * 1023 + b"\\n"
@@ -95,14 +97,14 @@ def test_a_gigabyte_of_output(server: Server) -> None:
     assert len(answer["stdout"]) < 1_200_000
 
 
-def test_memory_beyond_its_limit(server: Server) -> None:
+def test_a_call_beyond_its_memory_limit_is_killed(server: Server) -> None:
     code = "def f():\n    import time\n    kept = bytearray(1 << 30)\n    time.sleep(40)"
     answer = server.execute(code, memory_mb=512)
     assert answer["error_type"] == "OutOfMemory", report(answer)
     assert answer["details"]["confidence"]
 
 
-def test_an_exception_travels_whole(server: Server) -> None:
+def test_an_exception_arrives_with_its_cause_and_traceback(server: Server) -> None:
     code = """def f():
     try:
         1 / 0
@@ -126,7 +128,7 @@ def test_output_is_kept_per_call_and_in_order(server: Server) -> None:
     assert server.execute(code)["stdout"].splitlines() == ["one", "two", "three", "four"]
 
 
-def test_generators_come_as_a_list(server: Server) -> None:
+def test_generators_return_a_list(server: Server) -> None:
     assert server.execute("def f(n):\n    yield from range(n)", 3)["json_result"] == [0, 1, 2]
 
 
@@ -138,7 +140,7 @@ def test_shipped_modules_are_never_stale(server: Server) -> None:
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_bare_and_wrapped_bodies(server: Server, wrapped: bool) -> None:
+def test_bare_and_wrapped_bodies_are_accepted(server: Server, wrapped: bool) -> None:
     body = request("def f(a): return a", 5)
     reply = server.http.post("/execute", json={"input": body} if wrapped else body)
     assert reply.json()["json_result"] == 5
@@ -154,7 +156,7 @@ def test_bare_and_wrapped_bodies(server: Server, wrapped: bool) -> None:
     ],
     ids=str,
 )
-def test_requests_only_a_worker_can_refuse(
+def test_requests_that_only_a_worker_can_check_are_refused(
     server: Server, fields: dict[str, Any], text: str
 ) -> None:
     reply = server.http.post("/execute", json={**request("def f(*a): return 1"), **fields})
@@ -162,7 +164,7 @@ def test_requests_only_a_worker_can_refuse(
     assert text in reply.json()["error"]
 
 
-def test_the_calls_variables_are_its_own(server: Server) -> None:
+def test_variables_of_a_call_do_not_affect_others(server: Server) -> None:
     code = "def f():\n    import os\n    return os.environ.get('MINE')"
     assert server.execute(code, env={"MINE": "1"})["json_result"] == "1"
     assert server.execute(code)["json_result"] is None
@@ -181,7 +183,7 @@ def test_stats(server: Server) -> None:
     json.dumps(stats, allow_nan=False)
 
 
-def test_what_the_operator_forbids_is_refused_by_the_setting_s_name(tmp_path: Path) -> None:
+def test_requests_beyond_the_operators_limits_name_the_setting(tmp_path: Path) -> None:
     ceilings = {"FLASHPOOL_FORBID": "class,env", "FLASHPOOL_MAX_TIMEOUT_S": "2"}
     with serving(tmp_path, **ceilings) as server:
         for fields, setting in ({"env": {"A": "1"}}, "FORBID"), ({"timeout_s": 3}, "MAX_TIMEOUT_S"):
@@ -194,7 +196,7 @@ def test_what_the_operator_forbids_is_refused_by_the_setting_s_name(tmp_path: Pa
 
 
 @pytest.mark.parametrize("page", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}])
-def test_stats_are_not_for_web_pages(server: Server, page: dict[str, str]) -> None:
+def test_web_pages_cannot_read_the_stats(server: Server, page: dict[str, str]) -> None:
     url = f"{server.admin}/stats"
     assert httpx.get(url, headers=page, trust_env=False).status_code == 403
     assert httpx.get(url, trust_env=False).status_code == 200

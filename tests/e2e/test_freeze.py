@@ -1,4 +1,4 @@
-"""A server that is stopped for longer than its limits, alone or with all that it has started."""
+"""A server stopped for longer than its limits, alone or with all its processes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from e2e.server import Server, request, serving, until
 
-#: Longer than a call's limit, and than the watchdog's patience with a zygote (`ANSWER_S`).
+#: Longer than a call's limit, and than the watchdog waits for a zygote (`ANSWER_S`).
 STOPPED_S = 14
 LIMIT_S = 11
-#: Runs until a file is there.
+#: Runs until a file exists.
 WAITS = """def f(path):
     import os, time
     while not os.path.exists(path):
@@ -36,7 +36,7 @@ def stop(server: Server, *, everything: bool) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("everything", [False, True], ids=["server", "all"])
-def test_a_server_that_was_stopped_goes_on(everything: bool, tmp_path: Path) -> None:
+def test_a_server_that_was_stopped_continues_its_calls(everything: bool, tmp_path: Path) -> None:
     with (
         serving(
             tmp_path,

@@ -1,4 +1,4 @@
-"""A server on a machine whose GPUs are scripted: who gets which, and what happens to dirty ones."""
+"""A server with scripted GPUs: assignment to calls, and devices whose memory is not freed."""
 
 import concurrent.futures
 import os
@@ -20,7 +20,7 @@ from support.nvml.scripted import GIB, ScriptedNvml
 
 Serve = Callable[..., AbstractContextManager[Server]]
 
-#: Tells its devices when as many calls as that are in here at once.
+#: Returns its devices once this many calls run at the same time.
 MEET = """def meet(folder, name, number):
     import os, time
     open(os.path.join(folder, name), "w").close()
@@ -41,7 +41,7 @@ HOLD = """def hold(seconds):
     return os.environ["CUDA_VISIBLE_DEVICES"], begun
 """
 TOUCH = "def touch(path):\n    import os\n    os.path.exists(path)"
-#: "Allocates" on its device: memory that goes when its process does, or never.
+#: "Allocates" memory on its device that is freed when its process exits, or never.
 ALLOCATE = """def allocate(folder, size, stuck=False):
     import os
     path = os.path.join(folder, "processes", os.environ["CUDA_VISIBLE_DEVICES"])
@@ -87,7 +87,7 @@ def test_eight_calls_at_once_have_eight_different_devices(
         assert {result(answer)[1] for answer in answers} == {"PCI_BUS_ID"}
         for answer in answers:
             assert answer["receipt"]["gpus"] == [result(answer)[0]]
-        # They hold no CPU slot, and a call that wants no GPU sees none.
+        # Calls for GPUs hold no CPU slot, and a call without GPUs sees no device.
         assert result(server.execute(SEEN, gpus=0)) == ""
         four = server.execute(SEEN, gpus=4)
         assert result(four).split(",") == four["receipt"]["gpus"]
@@ -119,7 +119,7 @@ def test_operators_see_the_health_of_each_device(pod: Serve, scripted: ScriptedN
         assert f'flashpool_gpu_xid_errors_total{{gpu="{uuid}"}} 1.0' in metrics
         assert f'flashpool_gpu_temperature_celsius{{gpu="{uuid}"}} 71.0' in metrics
         assert f'flashpool_gpu_temperature_celsius{{gpu="{other}"}}' not in metrics
-        # What a call has allocated is seen while the call has the whole device.
+        # A call's memory use is shown if the call has the whole device.
         meanwhile = ALLOCATE.replace("return", "__import__('time').sleep(600); return")
         call = threads.submit(server.execute, meanwhile, str(scripted.folder), GIB, timeout_s=900)
         busy = until(lambda: [one for one in server.stats()["gpus"]["devices"] if one["calls"]])
@@ -130,7 +130,7 @@ def test_operators_see_the_health_of_each_device(pod: Serve, scripted: ScriptedN
         assert call.result()["error_type"] == "WorkerCrashed"
 
 
-def test_the_gpu_of_a_call_that_cannot_be_killed_is_for_nobody_else(
+def test_the_gpu_of_a_call_that_cannot_be_killed_stays_taken(
     pod: Serve,
     scripted: ScriptedNvml,
     tmp_path: Path,
@@ -164,7 +164,7 @@ def test_a_call_cannot_choose_its_device_by_its_environment(
         assert result(server.execute(SEEN, env={"CUDA_VISIBLE_DEVICES": "0"}, gpus=0)) == ""
 
 
-def test_what_the_pod_inherited_is_honoured(pod: Serve, scripted: ScriptedNvml) -> None:
+def test_inherited_visible_devices_are_honoured(pod: Serve, scripted: ScriptedNvml) -> None:
     uuids = scripted.gpus(4)
     with pod(CUDA_VISIBLE_DEVICES="2,3") as server:
         assert result(server.execute(SEEN)) in uuids[2:]
@@ -198,7 +198,7 @@ def test_a_large_call_runs_amid_a_stream_of_small_ones(
                 answer = server.execute(HOLD, 0.03, gpus=4)
                 devices, large = result(answer)
                 assert len(devices.split(",")) == 4
-                # Those that stood in line before it, and those that were just being sent.
+                # Calls that were queued before the large one, and calls just being sent.
                 between = [at for at in begun if sent < at < large]
                 assert len(between) <= 64, (sent, large, sorted(between))
         finally:
@@ -207,7 +207,7 @@ def test_a_large_call_runs_amid_a_stream_of_small_ones(
             caller.result()
 
 
-def test_memory_that_goes_with_its_process_is_no_reason_to_wait(
+def test_memory_freed_with_its_process_causes_no_wait(
     pod: Serve,
     scripted: ScriptedNvml,
 ) -> None:
@@ -219,7 +219,7 @@ def test_memory_that_goes_with_its_process_is_no_reason_to_wait(
         assert device["state"] in ("free", "settling")
 
 
-def test_a_device_whose_memory_stays_is_quarantined_and_readiness_says_so(
+def test_a_device_whose_memory_is_not_freed_is_quarantined_and_not_ready(
     pod: Serve,
     scripted: ScriptedNvml,
 ) -> None:
@@ -235,7 +235,7 @@ def test_a_device_whose_memory_stays_is_quarantined_and_readiness_says_so(
         assert answer.status_code == 503
         assert "every GPU is quarantined" in answer.json()["reason"]
         assert server.stats()["ready"] is False
-        # A call waits for one to come back.
+        # A call waits until a device recovers.
         waiting = threading.Thread(target=server.execute, args=(SEEN,))
         waiting.start()
         scripted.free_stuck(dirty)
@@ -257,7 +257,7 @@ def _leave_memory(server: Server, machine: ScriptedNvml) -> str:
     return str(uuid)
 
 
-def test_a_driver_that_hangs_holds_up_no_probe(pod: Serve, scripted: ScriptedNvml) -> None:
+def test_a_driver_that_hangs_does_not_block_probes(pod: Serve, scripted: ScriptedNvml) -> None:
     scripted.gpus(2)
     with pod() as server:
         scripted.driver(hang="nvmlDeviceGetMemoryInfo")
@@ -271,7 +271,7 @@ def test_a_driver_that_hangs_holds_up_no_probe(pod: Serve, scripted: ScriptedNvm
 
 
 @pytest.mark.slow
-def test_gpus_that_cannot_be_listed_are_told_and_found_later(
+def test_gpus_that_cannot_be_listed_are_reported_and_found_later(
     scripted: ScriptedNvml,
     tmp_path: Path,
 ) -> None:
@@ -295,7 +295,7 @@ def test_gpus_that_cannot_be_listed_are_told_and_found_later(
 
 
 @pytest.mark.slow
-def test_a_call_that_gives_up_its_place_lets_others_go(
+def test_a_withdrawn_call_frees_its_place_for_others(
     pod: Serve,
     scripted: ScriptedNvml,
 ) -> None:
@@ -306,13 +306,13 @@ def test_a_call_that_gives_up_its_place_lets_others_go(
         large = httpx.Client(timeout=0.5, trust_env=False)
         with large, pytest.raises(httpx.ReadTimeout):
             large.post(f"{server.url}/execute", json={**_seen(), "gpus": 2})
-        # It had the second device kept for it, and has hung up.
+        # The second device was reserved for the call whose client disconnected.
         small = server.execute(HOLD, 0.0)
         assert not long.done()
         result(small)
 
 
-def test_a_machine_without_gpus_says_so(tmp_path: Path) -> None:
+def test_a_call_for_gpus_fails_on_a_machine_without_gpus(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         answer = server.http.post("/execute", json={**_seen(), "gpus": 1})
         assert answer.status_code == 422
@@ -323,7 +323,7 @@ def test_a_machine_without_gpus_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_call_that_waits_too_long_is_told_what_for(pod: Serve, scripted: ScriptedNvml) -> None:
+def test_a_call_that_waits_too_long_is_told_the_reason(pod: Serve, scripted: ScriptedNvml) -> None:
     scripted.gpus(2)
     with (
         pod(FLASHPOOL_QUEUE_TIMEOUT_S="1.5") as server,
@@ -406,7 +406,7 @@ def where(server: Server, machine: ScriptedNvml, name: str) -> dict[str, Any]:
     return dict(server.http.post("/execute", json=fields).json())
 
 
-def test_an_instance_keeps_its_device_and_gives_it_up_when_idle_to_a_call_that_waits(
+def test_an_idle_instance_releases_its_device_to_a_waiting_call(
     pod: Serve, scripted: ScriptedNvml
 ) -> None:
     uuids = scripted.gpus(2)
@@ -416,7 +416,7 @@ def test_an_instance_keeps_its_device_and_gives_it_up_when_idle_to_a_call_that_w
         again = where(server, scripted, "one")
         assert result(again) == result(first)
         assert again["receipt"]["gpus"] == [result(first)[0]]
-        # "two" is idle for longer: it goes, and "one" stays.
+        # "two" has been idle for longer, so it is closed and "one" stays.
         call = server.execute(SEEN)
         assert result(call) == result(other)[0]
         assert result(where(server, scripted, "one"))[2] == result(first)[2]
@@ -428,7 +428,7 @@ def test_an_instance_keeps_its_device_and_gives_it_up_when_idle_to_a_call_that_w
         assert server.stats()["gpus"]["usable"] == 2
 
 
-def test_idle_instances_go_when_they_hold_too_much_of_the_gpus_memory(
+def test_idle_instances_that_hold_too_much_gpu_memory_are_closed(
     pod: Serve, scripted: ScriptedNvml
 ) -> None:
     scripted.gpus(3)

@@ -10,7 +10,7 @@ import pytest
 
 RUN: Final = Path(__file__).parents[1] / "handlers" / "run.py"
 ENTRIES: Final = ("queue", "balanced")
-#: All jobs of the queue have a process each; a busy machine takes long for that.
+#: Each job has a process of its own, which takes long on a busy machine.
 LIMIT_S: Final = 400
 
 ADD: Final = {
@@ -33,7 +33,7 @@ def run(entry: str, *arguments: Any, monkeypatch: pytest.MonkeyPatch, volume: Pa
 
 
 @pytest.mark.timeout(LIMIT_S + 20)
-# The files say the same of both. A queue's jobs have a process each, which is half a minute's work.
+# Both use the same files. A queue's jobs have a process each, which takes half a minute.
 @pytest.mark.parametrize("entry", [pytest.param("queue", marks=pytest.mark.slow), "balanced"])
 def test_every_file_passes(entry: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ended = run(entry, monkeypatch=monkeypatch, volume=tmp_path)

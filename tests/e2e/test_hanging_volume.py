@@ -1,4 +1,4 @@
-"""A volume that hangs, as a network's does: what goes on, what is done without it, and the end."""
+"""A volume that hangs, as a network volume may: what still works, and the server's stop."""
 
 import threading
 import time
@@ -63,21 +63,21 @@ def exits_in_time(server: Server) -> None:
 
 
 def is_warm(server: Server) -> bool:
-    """Whether a fork finds it imported, and reads no file of it; asks for it as often as needed."""
+    """Return whether a fork finds the module preloaded; call it as often as needed."""
     value(server.execute(ALPHA, dependencies=["alpha==1.0"]))
     zygotes = server.stats()["zygotes"]
     return any(zygote["profile"] and zygote["state"] == "ready" for zygote in zygotes)
 
 
 def is_settled(volume: HangingVolume, mode: str) -> bool:
-    """Whether an environment is finished: packed, or sealed where it lies; and nobody claims it."""
+    """Return whether an environment is packed or sealed, and no claim on it is left."""
     store = volume.behind / "flashpool"
     done = "archives/*.json" if mode == "archive" else "envs/*/flashpool.seal"
     return any(store.glob(done)) and not any((store / "claims").iterdir())
 
 
 class Pings(threading.Thread):
-    """Asks ``/ping`` all the time; the longest that it took."""
+    """Sends ``/ping`` continuously and records the longest answer time."""
 
     def __init__(self, server: Server) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Pings(threading.Thread):
 
 
 def waits_for_the_volume(server: Server) -> list[str]:
-    """Threads of the server that stand still in the file system: it could not exit."""
+    """Return threads of the server that are blocked in the file system, and prevent its exit."""
     tasks = Path(f"/proc/{server.process.pid}/task")
     places = [(task / "wchan").read_text() for task in tasks.iterdir()]
     return [place for place in places if "fuse" in place or place == "request_wait_answer"]
@@ -106,12 +106,14 @@ def waits_for_the_volume(server: Server) -> list[str]:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("mode", ["archive", "volume"])
-def test_all_that_needs_no_volume_goes_on(world: World, volume: HangingVolume, mode: str) -> None:
+def test_everything_that_needs_no_volume_continues(
+    world: World, volume: HangingVolume, mode: str
+) -> None:
     with world.server(FLASHPOOL_ENV_MODE=mode) as server:
         assert value(server.execute(ALPHA, dependencies=["alpha==1.0"])) == "1.0"
         assert inc(server) == 1
         until(lambda: is_warm(server))
-        # What is done in the background after a build has ended as well.
+        # Wait for the background work after the build.
         until(lambda: is_settled(volume, mode))
         volume.hang()
         pings = Pings(server)
@@ -163,10 +165,10 @@ def test_a_server_that_builds_stops_although_its_volume_begins_to_hang(
             calls = [threads.submit(server.execute, ADD, 2, 3, dependencies=one) for one in asked]
             until(lambda: len(world.uv_runs(step)) > before)
             volume.hang()
-        # Before anybody has noticed: what is asked of the volume now waits for an answer.
+        # Before the server has noticed: requests to the volume still wait for an answer.
         until(lambda: server.http.get("/ping").status_code == 200)
         exits_in_time(server)
-        for call in calls:  # an answer, or a connection that was closed
+        for call in calls:  # either an answer or a closed connection
             call.exception()
 
 
@@ -177,7 +179,7 @@ def test_a_volume_that_answers_again_is_used_again(
         volume.hang()
         assert value(server.execute(ALPHA, dependencies=["alpha==1.0"])) == "1.0"
         volume.go_on()
-        # A place on local disk is made do with for half a minute, then the volume is looked at.
+        # The server uses local disk for half a minute, then checks the volume again.
         until(lambda: alpha_is_published(server, volume), 90)
         exits_in_time(server)
 

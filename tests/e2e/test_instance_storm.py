@@ -1,4 +1,4 @@
-"""Clients that ask for everything at once, while processes are killed under them."""
+"""Clients that send many kinds of calls at once, while processes are killed."""
 
 import os
 import random
@@ -33,7 +33,7 @@ METHODS: list[tuple[str, list[Any]]] = [
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_every_call_ends_and_nothing_is_left(tmp_path: Path, seed: int) -> None:
+def test_every_call_finishes_and_no_process_is_left(tmp_path: Path, seed: int) -> None:
     bounds = {"FLASHPOOL_INSTANCES": "3", "FLASHPOOL_SLOTS": "2", "FLASHPOOL_INSTANCES_MB": "60"}
     times = {"FLASHPOOL_GRACE_S": "0.3", "FLASHPOOL_INSTANCE_IDLE_S": "1"}
     hung: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Class instances over /execute: they keep their state, share nothing, and go when told."""
+"""Class instances over /execute: they keep their state, share nothing, and can be closed."""
 
 import base64
 import concurrent.futures
@@ -108,7 +108,7 @@ def test_an_instance_keeps_its_state_over_requests(server: Server) -> None:
     assert value(call(server, "keeps", "items", 3)) == [0, 1, 2]
 
 
-def test_the_clients_own_encoding(server: Server) -> None:
+def test_pickled_arguments_of_the_client_are_accepted(server: Server) -> None:
     dumped = base64.b64encode(pickle.dumps(20)).decode()
     answer = call(
         server, "pickled", "inc", serialization_format="cloudpickle", constructor_args=[dumped]
@@ -116,7 +116,7 @@ def test_the_clients_own_encoding(server: Server) -> None:
     assert pickle.loads(base64.b64decode(answer["result"])) == 21
 
 
-def test_without_an_id_one_is_given(server: Server) -> None:
+def test_without_an_id_an_instance_gets_one(server: Server) -> None:
     first = call(server, "", "inc", instance_id=None, create_new_instance=True)
     assert value(first) == 11
     assert first["instance_id"].startswith("Counter_")
@@ -133,17 +133,17 @@ def test_each_call_has_its_own_output_and_error(server: Server) -> None:
     left = call(server, "output", "leave")
     assert left["error_type"] == "SystemExit"
     assert value(call(server, "output", "inc")) == 11, "the instance outlives what a call raises"
-    # The files that were made for its child go with it.
+    # Files that were created for its child are removed with the instance.
     assert value(call(server, "output", "inc", create_new_instance=True)) == 11
 
 
-def test_a_constructor_that_raises(server: Server) -> None:
+def test_a_constructor_that_raises_fails_the_call(server: Server) -> None:
     answer = call(server, "broken", "inc", constructor_args=[{"a": 1}, 2, 3])
     assert answer["error_type"] == "TypeError", report(answer)
     assert value(call(server, "broken", "inc")) == 11
 
 
-def test_a_method_that_is_not_there(server: Server) -> None:
+def test_a_missing_method_is_an_error(server: Server) -> None:
     answer = call(server, "methods", "missing")
     assert answer["error_type"] == "InvalidRequest", report(answer)
     assert "inc" in answer["error"]
@@ -156,7 +156,7 @@ def test_a_call_in_a_process_of_its_own_leaves_the_instance_alone(server: Server
     assert value(call(server, "own", "inc")) == 12
 
 
-def test_a_crash_ends_the_call_in_it_and_the_next_one_makes_it_anew(server: Server) -> None:
+def test_a_crash_fails_its_call_and_the_next_one_creates_a_new_instance(server: Server) -> None:
     assert value(call(server, "crash", "inc")) == 11
     dead = call(server, "crash", "die")
     assert dead["error_type"] == "WorkerCrashed"
@@ -170,14 +170,14 @@ def test_a_crash_ends_the_call_in_it_and_the_next_one_makes_it_anew(server: Serv
     assert "SIGSEGV" in facts["rebuilt_because"]
 
 
-def test_a_time_limit(server: Server) -> None:
+def test_a_time_limit_ends_the_call_and_the_instance(server: Server) -> None:
     value(call(server, "limit", "inc"))
     answer = call(server, "limit", "spin", timeout_s=0.5)
     assert answer["error_type"] == "Timeout", report(answer)
     assert value(call(server, "limit", "inc")) == 11
 
 
-def test_a_constructor_that_takes_too_long(server: Server) -> None:
+def test_a_constructor_that_takes_too_long_times_out(server: Server) -> None:
     code = COUNTER.replace('print("made from", start)', "__import__('time').sleep(60)")
     answer = call(server, "slow-made", "inc", class_code=code, timeout_s=0.5)
     assert answer["error_type"] == "Timeout", report(answer)
@@ -189,7 +189,7 @@ def names(server: Server) -> list[str]:
     return [one["instance"] for one in server.stats()["instances"]]
 
 
-def test_other_code_or_arguments_under_one_name(server: Server) -> None:
+def test_other_code_or_arguments_under_one_name_conflict(server: Server) -> None:
     value(call(server, "name", "inc"))
     other = call(server, "name", "inc", class_code=COUNTER + "\n# other")
     assert other["error_type"] == "InstanceConflict"
@@ -217,7 +217,7 @@ def test_a_name_that_cannot_be_shown_is_refused(server: Server, name: str) -> No
     assert call(server, name, "inc")["error_type"] == "InvalidRequest"
 
 
-def test_two_classes_under_one_name(server: Server) -> None:
+def test_two_classes_under_one_name_conflict(server: Server) -> None:
     value(call(server, "two", "inc"))
     other = "class Other:\n    def inc(self):\n        return 'other'\n"
     fields = {"class_name": "Other", "class_code": other, "constructor_args": []}
@@ -226,7 +226,7 @@ def test_two_classes_under_one_name(server: Server) -> None:
     assert call(server, "two", "inc")["error_type"] == "InstanceConflict"
 
 
-def test_variables_are_those_it_was_made_with(server: Server) -> None:
+def test_an_instance_keeps_the_variables_it_was_created_with(server: Server) -> None:
     code = COUNTER + "    def var(self):\n        import os\n        return os.environ.get('VAR')\n"
     made = call(server, "variables", "var", class_code=code, env={"VAR": "first"})
     assert value(made) == "first"
@@ -235,7 +235,7 @@ def test_variables_are_those_it_was_made_with(server: Server) -> None:
     assert later["instance_info"]["same_arguments"] is False
 
 
-def test_one_that_must_exist(server: Server) -> None:
+def test_a_call_can_require_an_existing_instance(server: Server) -> None:
     answer = call(server, "must", "inc", instance_must_exist=True)
     assert answer["error_type"] == "InstanceLost", report(answer)
     receipt = answer["receipt"]
@@ -275,7 +275,7 @@ def test_the_time_limit_of_one_async_call_leaves_the_others_alone(server: Server
     assert value(call(server, "async-limit", "inc")) == 12, "it is the same instance"
 
 
-def test_a_sibling_is_told_when_the_resident_had_to_go(server: Server) -> None:
+def test_overlapping_calls_fail_when_their_instance_is_ended(server: Server) -> None:
     value(call(server, "siblings", "inc"))
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
         long = threads.submit(call, server, "siblings", "nap", 60)
@@ -285,7 +285,7 @@ def test_a_sibling_is_told_when_the_resident_had_to_go(server: Server) -> None:
         assert long.result()["error_type"] == "ResidentLost", report(long.result())
 
 
-def test_a_client_that_leaves_ends_its_call(server: Server) -> None:
+def test_a_client_that_disconnects_ends_its_call(server: Server) -> None:
     pid = value(call(server, "leaver", "pid"))
     request = {
         "execution_type": "class",
@@ -305,7 +305,7 @@ def test_a_client_that_leaves_ends_its_call(server: Server) -> None:
     until(lambda: not os.path.exists(f"/proc/{pid}"))
 
 
-def test_killed_from_outside_while_idle(server: Server) -> None:
+def test_an_idle_instance_killed_from_outside_is_replaced(server: Server) -> None:
     pid = value(call(server, "idle", "pid"))
     os.kill(pid, signal.SIGKILL)
     until(lambda: "idle" not in names(server))
@@ -324,8 +324,8 @@ def test_a_crash_loop_in_a_constructor_is_cut_off(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_many_calls_over_more_instances_than_there_is_room_for(server: Server) -> None:
-    """Those used longest ago go; a state is lost only when its instance says so."""
+def test_many_calls_work_with_more_instances_than_the_limit(server: Server) -> None:
+    """The least recently used are evicted; each lost state is reported in an answer."""
     totals = {f"room-{i}": (10, 0) for i in range(8)}
 
     def step(i: int) -> None:
@@ -341,7 +341,7 @@ def test_many_calls_over_more_instances_than_there_is_room_for(server: Server) -
         assert len(names(server)) <= 4
 
 
-def test_close_is_called_when_an_instance_is_let_go(tmp_path: Any) -> None:
+def test_close_is_called_when_an_instance_is_evicted(tmp_path: Any) -> None:
     code = (
         COUNTER
         + f"""

@@ -44,7 +44,7 @@ def elsewhere(server: Server, instance: str) -> Any:
     return inc(server, instance)["instance_info"]["elsewhere"]
 
 
-def test_a_caller_learns_that_its_instance_lives_on_two_pods(world: World) -> None:
+def test_an_answer_says_that_its_instance_lives_on_two_pods(world: World) -> None:
     with (
         world.server("one", RUNPOD_POD_ID="pod-one") as one,
         world.server("two", RUNPOD_POD_ID="pod-two") as two,
@@ -52,7 +52,7 @@ def test_a_caller_learns_that_its_instance_lives_on_two_pods(world: World) -> No
         alone = inc(one, "shared")
         assert alone["instance_info"]["elsewhere"] is None
         assert "warnings" not in alone
-        # Another pod makes an instance of its own: the state begins anew, and the answers say so.
+        # Another pod creates its own instance with a new state, and its answers say so.
         until(lambda: elsewhere(two, "shared"))
         told = inc(two, "shared")
         assert told["json_result"] > 1
@@ -65,7 +65,7 @@ def test_a_caller_learns_that_its_instance_lives_on_two_pods(world: World) -> No
 
 
 @pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGKILL])
-def test_a_caller_learns_that_the_pod_of_its_instance_has_gone(
+def test_an_answer_says_that_the_pod_of_its_instance_is_gone(
     world: World, way: signal.Signals
 ) -> None:
     with world.server("one", RUNPOD_POD_ID="pod-one") as one:
@@ -86,7 +86,7 @@ def test_the_first_answer_of_a_new_instance_warns_of_the_one_before(world: World
         for number in range(6):
             inc(one, f"lost-{number}")
     with world.server("two", RUNPOD_POD_ID="pod-one") as two:
-        # The news is read while the server starts: once it is there for one, it is for all.
+        # The server reads the news while it starts; once one instance has it, all have.
         until(lambda: elsewhere(two, "lost-0"))
         first = inc(two, "lost-1")
         assert first["instance_info"]["method_calls"] == 1
@@ -96,7 +96,7 @@ def test_the_first_answer_of_a_new_instance_warns_of_the_one_before(world: World
         assert again["instance_info"]["elsewhere"]["lives"] is False
 
 
-def test_an_instance_that_was_closed_lives_nowhere_else(world: World) -> None:
+def test_a_closed_instance_is_not_reported_elsewhere(world: World) -> None:
     with (
         world.server("one", RUNPOD_POD_ID="pod-one", FLASHPOOL_INSTANCE_IDLE_S="0.2") as one,
         world.server("two", RUNPOD_POD_ID="pod-two") as two,

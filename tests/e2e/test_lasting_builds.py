@@ -1,4 +1,4 @@
-"""Builds over HTTP whose clients are less patient than they take."""
+"""Builds over HTTP that take longer than their clients wait."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def world(tmp_path: Path) -> World:
     return made
 
 
-def test_a_build_goes_on_when_its_client_has_gone(world: World) -> None:
+def test_a_build_continues_when_its_client_disconnects(world: World) -> None:
     with world.server() as server:
         with world.holding("install"):
             with pytest.raises(httpx.ReadTimeout):
@@ -31,7 +31,7 @@ def test_a_build_goes_on_when_its_client_has_gone(world: World) -> None:
 
 
 @pytest.mark.slow
-def test_a_build_that_goes_on_ends_with_the_server(world: World) -> None:
+def test_a_build_without_clients_ends_with_the_server(world: World) -> None:
     with world.server() as server, world.holding("install"):
         with pytest.raises(httpx.ReadTimeout):
             body = request(VERSION, dependencies=["alpha==1.0"])

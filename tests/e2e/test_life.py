@@ -1,4 +1,4 @@
-"""The server's own life: full, asked while busy, left by clients, told to stop, killed."""
+"""The server's life: full queues, busy slots, lost clients, stops and kills."""
 
 import os
 import signal
@@ -14,10 +14,10 @@ import pytest
 from e2e.server import Server, alive, request, serving, until
 
 BUSY = "def f():\n    while True: pass"
-#: Computes until it is told to stop.
+#: Computes until it is stopped.
 COMPUTES = "def f(go):\n    import os\n    while not os.path.exists(go): pass"
-#: Writes where it runs, so that a test knows that it has begun, and stays: until it is let go,
-#: or for a minute.
+#: Writes its pid, so that a test knows that it runs, and stays until a file appears, or for
+#: a minute.
 STAYS = """def f(path, go):
     import os, time
     with open(path + ".part", "w") as file:
@@ -30,7 +30,7 @@ STAYS = """def f(path, go):
 
 
 class Caller:
-    """Posts a request from a thread and keeps what came of it."""
+    """Posts a request from a thread and keeps the answer."""
 
     def __init__(self, server: Server, body: dict[str, object]) -> None:
         self._pool = ThreadPoolExecutor(1)
@@ -46,7 +46,7 @@ class Caller:
 
 
 def staying(server: Server, mark: Path, **fields: object) -> Caller:
-    """A call that has begun."""
+    """Start a call and wait until it runs."""
     caller = Caller(server, request(STAYS, str(mark), str(mark.with_name("go")), **fields))
     until(mark.exists)
     return caller
@@ -59,7 +59,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def test_the_server_gives_way_to_its_calls(server: Server) -> None:
+def test_the_server_has_a_batch_scheduling_policy_and_calls_do_not(server: Server) -> None:
     asks = "def f():\n    import os\n    return os.sched_getscheduler(0)"
     assert server.execute(asks, serialization_format="json")["json_result"] == os.SCHED_OTHER
     policy = os.sched_getscheduler(server.process.pid)
@@ -68,7 +68,7 @@ def test_the_server_gives_way_to_its_calls(server: Server) -> None:
 
 
 def test_probes_and_stats_answer_while_every_slot_computes(server: Server, tmp_path: Path) -> None:
-    """How soon is a row of `make bench`; here, that none of the calls is waited for."""
+    """`make bench` measures how fast; this test checks that answers do not wait for calls."""
     go = tmp_path / "go"
     busy = [Caller(server, request(COMPUTES, str(go))) for _ in range(3)]
     until(lambda: server.stats()["slots"]["busy"] == 2)
@@ -97,7 +97,7 @@ def test_a_full_queue_refuses_at_once(server: Server, tmp_path: Path) -> None:
     assert waiting.reply.result().json()["json_result"] == 1
 
 
-def test_a_client_that_hangs_up_takes_its_call_with_it(server: Server, tmp_path: Path) -> None:
+def test_a_client_that_disconnects_cancels_its_call(server: Server, tmp_path: Path) -> None:
     import json
 
     mark = tmp_path / "begun"
@@ -137,7 +137,7 @@ def test_ctrl_c_in_a_terminal_drains_too(server: Server, tmp_path: Path) -> None
         assert server.process.wait(30) == 0
 
 
-def test_a_server_that_was_started_to_outlive_its_terminal_does(tmp_path: Path) -> None:
+def test_a_server_started_with_nohup_survives_sighup(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
     try:
         with serving(tmp_path) as server:
@@ -149,7 +149,7 @@ def test_a_server_that_was_started_to_outlive_its_terminal_does(tmp_path: Path) 
         signal.signal(signal.SIGHUP, before)
 
 
-def test_what_does_not_finish_in_time_is_ended(tmp_path: Path) -> None:
+def test_calls_that_outlast_the_drain_are_ended(tmp_path: Path) -> None:
     limits = {"FLASHPOOL_DRAIN_S": "0.5", "FLASHPOOL_GRACE_S": "0.2"}
     with serving(tmp_path, **limits) as server, staying(server, tmp_path / "b") as caller:
         assert server.stop(25) == 0, "before the call ends by itself"
@@ -190,7 +190,7 @@ def test_a_killed_zygote_fails_its_calls_and_no_more(server: Server, tmp_path: P
         assert server.execute("def f(): return 42")["json_result"] == 42
 
 
-def test_slow_and_silent_clients_are_no_burden(tmp_path: Path) -> None:
+def test_slow_and_silent_clients_do_not_affect_others(tmp_path: Path) -> None:
     limits = {"FLASHPOOL_HEADER_TIMEOUT_S": "1", "FLASHPOOL_RECEIVE_TIMEOUT_S": "1"}
     with serving(tmp_path, **limits) as server:
         fds = psutil.Process(server.process.pid).num_fds()
@@ -241,7 +241,7 @@ def test_secrets_stay_with_the_server(tmp_path: Path) -> None:
         assert server.http.post("/execute", json=request(code, 0)).status_code == 401
 
 
-def test_many_calls_at_once_leave_it_as_it_was(server: Server) -> None:
+def test_many_calls_at_once_leak_nothing(server: Server) -> None:
     body = request("def f(a): return a", 1)
     failures: list[object] = []
 
@@ -249,7 +249,7 @@ def test_many_calls_at_once_leave_it_as_it_was(server: Server) -> None:
         with httpx.Client(base_url=server.url, timeout=55, trust_env=False) as http:
             for _ in range(25):
                 reply = http.post("/execute", json=body)
-                # The queue holds one: most are told to come back.
+                # The queue holds one call, so most are refused with a retry time.
                 if reply.status_code not in (200, 503):
                     failures.append(reply.text)
 
@@ -264,7 +264,7 @@ def test_many_calls_at_once_leave_it_as_it_was(server: Server) -> None:
     assert server.execute("def f(): return 42")["json_result"] == 42
 
 
-#: Its function returns at once, and its process stays until the first file is there.
+#: The function returns at once, and its process stays until the first file exists.
 LEAVES_A_THREAD = """
 def f(go, done):
     import os, threading, time
@@ -318,7 +318,7 @@ def test_the_log_has_a_line_for_each_call_that_failed(tmp_path: Path) -> None:
         assert "secret" not in server.log(), "words of exceptions are for their callers only"
 
 
-def test_a_misspelt_field_is_told_in_the_answer(tmp_path: Path) -> None:
+def test_a_misspelt_field_is_warned_of_in_the_answer(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         answer = server.execute("def f(): return 1", timout_s=5, unheard_of=1)
         assert answer["warnings"] == [

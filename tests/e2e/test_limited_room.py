@@ -17,7 +17,7 @@ from flashpool.envs.store.eviction import DiskUse
 from support import wants
 
 MB: Final = 1024 * 1024
-#: Reads its environment for as long as it runs, and says whether all was well.
+#: Reads its environment's files while it runs, and returns whether all were intact.
 READER: Final = """def f(go_on):
     import os, importlib, big
     data = os.path.join(os.path.dirname(big.__file__), "data.bin")
@@ -54,7 +54,7 @@ def test_a_server_with_an_empty_disk_starts_from_the_archive(world: World) -> No
         digest = answer["receipt"]["environment"]
         until(lambda: f"{digest}.json" in world.stored("archives"), 30)
     assert world.stored("envs") == []
-    # Neither the index nor what uv has downloaded is there any more.
+    # The index and uv's downloads are gone.
     (world.folder / "index").rename(world.folder / "gone")
     before = len(world.uv_runs())
     with world.server("two", FLASHPOOL_LOCAL_DIR=f"{world.folder}/disk2", **archives) as server:
@@ -104,7 +104,7 @@ def test_a_quota_holds_while_ten_environments_are_used_in_turn(world: World) -> 
             done.set()
             measuring.join()
     assert largest <= quota * MB
-    # It is no quota that forbids to keep anything.
+    # The quota still allows some environments to be kept.
     assert len(world.stored("envs")) >= 2
 
 

@@ -1,4 +1,4 @@
-"""The server's limit of open files, and what its calls get of that."""
+"""The server's limit of open files, and the limit that its calls get."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_server_raises_its_limit_and_calls_have_the_one_it_was_started_with(
 
 
 @pytest.mark.parametrize("front_end", [["lb"], ["qb", "--rp_serve_api"]])
-def test_more_slots_than_the_hard_limit_bears_are_refused_at_the_start(
+def test_more_slots_than_the_hard_limit_allows_are_refused(
     front_end: list[str],
 ) -> None:
     variables = {"FLASHPOOL_SLOTS": "4096", "FLASHPOOL_PORT": "0", "FLASHPOOL_ADMIN_PORT": "0"}

@@ -1,4 +1,4 @@
-"""The files of docs/operations: parsed, and run by the programs that they are for where these are."""
+"""The files of docs/operations are parsed, and loaded by their programs where installed."""
 
 import json
 import re
@@ -59,14 +59,14 @@ def test_rules_and_dashboard_use_metrics_that_exist() -> None:
     assert len(panels) > 10
 
 
-def test_prometheus_takes_the_rules_and_they_fire_and_resolve() -> None:
+def test_prometheus_accepts_the_rules_and_they_fire_and_resolve() -> None:
     promtool = wants.program("promtool")
     assert "12 rules found" in run(promtool, "check", "rules", "alerts.yml")
     assert "SUCCESS" in run(promtool, "test", "rules", "alerts_test.yml")
     assert "is valid" in run(promtool, "check", "config", "--syntax-only", "prometheus.yml")
 
 
-def test_prometheus_finds_nothing_to_say_about_the_metrics() -> None:
+def test_promtool_has_no_complaints_about_the_metrics() -> None:
     recorder = Recorder()
     ended(recorder, 1)
     promtool = wants.program("promtool")
@@ -80,14 +80,14 @@ def test_prometheus_finds_nothing_to_say_about_the_metrics() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_nginx_takes_its_page(tmp_path: Path) -> None:
+def test_nginx_accepts_its_configuration(tmp_path: Path) -> None:
     nginx = wants.program("nginx")
     page = nginx_page(tmp_path, FOLDER / "nginx.conf")
     assert "test is successful" in run(nginx, "-t", "-c", str(page))
 
 
 def nginx_page(folder: Path, included: Path) -> Path:
-    """A whole configuration, which includes that; all that nginx writes is in the folder."""
+    """A complete configuration that includes the page's part; nginx writes only to the folder."""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     paths = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
     page = folder / "nginx.conf"
@@ -132,11 +132,11 @@ def test_calls_go_through_nginx_with_its_page(through_nginx: httpx.Client) -> No
     assert (refused.status_code, refused.json()["error_type"]) == (422, "InvalidRequest")
 
 
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     analyze = wants.program("systemd-analyze")
     unit = tmp_path / "flashpool.service"
     text = (FOLDER / "flashpool.service").read_text("utf-8")
-    # The program is not installed there; what is looked at is the unit.
+    # The program is not installed at that path; only the unit is checked.
     unit.write_text(text.replace("/opt/flashpool/bin/flashpool", "/bin/true"))
     run(analyze, "verify", str(unit))
 
@@ -149,14 +149,14 @@ def test_every_variable_of_the_files_is_a_setting() -> None:
         assert names <= known, path.name
 
 
-def test_the_compose_file_gives_the_container_little() -> None:
+def test_the_compose_file_restricts_the_container() -> None:
     service = read("compose.yaml")["services"]["flashpool"]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["healthcheck"]["test"] == ["CMD", "flashpool", "health"]
 
 
-def test_probes_of_kubernetes_ask_what_is_served() -> None:
+def test_kubernetes_probes_use_paths_that_exist() -> None:
     pod = read("kubernetes.yaml")["spec"]["template"]["spec"]["containers"][0]
     paths = {name: pod[name]["httpGet"]["path"] for name in pod if name.endswith("Probe")}
     assert paths == {

@@ -23,7 +23,7 @@ from e2e.server import Server, request, serving, until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CONNECTIONS = 16
-#: How many times longer than on an idle machine things may take.
+#: How many times longer than on an idle machine each step may take.
 SLACK = 4
 FUNCTIONS = [
     "def echo(token): return token",
@@ -32,20 +32,20 @@ FUNCTIONS = [
     "def start(token):\n    import subprocess; subprocess.run(['true'], check=True); return token",
 ]
 KEEPER = "class Keeper:\n    def echo(self, token): return token"
-#: What may become of a call whose process is killed or stopped under it.
+#: Errors that a call may get when its process is killed or stopped.
 ENDS = {"WorkerCrashed", "Timeout", "ResidentLost", "InstanceLost", "EnvironmentStartFailed"}
 
 
 @dataclass
 class Seen:
-    """What the clients saw."""
+    """The answers that the clients got."""
 
     good: int = 0
     #: When calls failed, and how.
     failed: list[tuple[float, str]] = field(default_factory=list)
-    #: What must not be.
+    #: Answers that must not occur.
     wrong: list[Any] = field(default_factory=list)
-    #: Calls of each connection that succeeded since the last that failed.
+    #: For each connection, successful calls since its last failure.
     in_a_row: list[int] = field(default_factory=lambda: [0] * CONNECTIONS)
 
 
@@ -58,7 +58,7 @@ class Seen:
     ],
     ids=["killed", "killed-and-stopped", "killed-and-stopped-and-short-of-descriptors"],
 )
-def test_calls_survive_it(
+def test_calls_survive_random_kills_and_stops(
     tmp_path: Path,
     numbers: list[signal.Signals],
     storm_s: float,
@@ -97,7 +97,7 @@ def test_calls_survive_it(
 
 @contextlib.contextmanager
 def _too_few_descriptors(server: Server) -> Iterator[None]:
-    """The server may open no more files than it has open, for a second of every two."""
+    """For a second of every two, the server cannot open further files."""
     pid, over = server.process.pid, threading.Event()
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
 

@@ -1,4 +1,4 @@
-"""What a server does, told to stop right after its first build: other pods get what it built."""
+"""A server that stops right after its first build still publishes the environment to others."""
 
 from pathlib import Path
 from typing import Final
@@ -7,7 +7,7 @@ import pytest
 from e2e.server import report
 from e2e.world import World
 
-#: The compiler's work may take a minute where the machine is busy with other things.
+#: Compiling bytecode may take a minute on a busy machine.
 pytestmark = pytest.mark.timeout(300)
 BULKY: Final = "def f():\n    import bulky\n    return bulky.version"
 
@@ -15,7 +15,7 @@ BULKY: Final = "def f():\n    import bulky\n    return bulky.version"
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     made = World(tmp_path)
-    # Some seconds of work for the compiler, behind the answer to the call that is the first.
+    # Some seconds of compiling, after the answer to the first call.
     made.index.add("bulky", "1.0", files={"large.py": "a = 1\n" * 500_000})
     made.variables["FLASHPOOL_ENV_MODE"] = "archive"
     return made
@@ -25,7 +25,7 @@ def archives(world: World) -> list[str]:
     return [name for name in world.stored("archives") if name.endswith(".json")]
 
 
-def test_a_server_that_is_told_to_stop_publishes_first(world: World) -> None:
+def test_a_stopping_server_publishes_first(world: World) -> None:
     with world.server(FLASHPOOL_DRAIN_S="200") as server:
         answer = server.execute(BULKY, dependencies=["bulky"])
         assert answer["json_result"] == "1.0", report(answer)
@@ -40,14 +40,14 @@ def test_a_server_that_is_told_to_stop_publishes_first(world: World) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_not_published_within_the_drain_is_told(world: World) -> None:
+def test_an_environment_not_published_within_the_drain_is_logged(world: World) -> None:
     with world.server(FLASHPOOL_DRAIN_S="0.1") as server:
         answer = server.execute(BULKY, dependencies=["bulky"])
         assert answer["json_result"] == "1.0", report(answer)
         assert server.stop(60) == 0
         assert "is truncated: other pods have to build it" in server.log()
     assert not archives(world)
-    # Whoever uses it next publishes it.
+    # The next server that uses the environment publishes it.
     with world.server(FLASHPOOL_DRAIN_S="200") as server:
         assert server.execute(BULKY, dependencies=["bulky"])["json_result"] == "1.0"
         assert server.stop(220) == 0

@@ -44,7 +44,7 @@ def log_lines(worker: Worker, job: str) -> list[str]:
     return [one["message"] for one in entries if one["requestId"] == job]
 
 
-def test_a_result_and_its_output(platform: Platform, worker: Worker) -> None:
+def test_a_result_is_reported_with_its_output(platform: Platform, worker: Worker) -> None:
     record = run(platform, "def f(a, b):\n    print('adding')\n    return a + b", 40, 2)
     assert value(record) == 42
     assert record.output["stdout"] == "adding\n"
@@ -52,7 +52,7 @@ def test_a_result_and_its_output(platform: Platform, worker: Worker) -> None:
     until(lambda: log_lines(worker, record.id) == ["Started.", "adding", "Finished."])
 
 
-def test_pickles_as_the_client_sends_them(platform: Platform) -> None:
+def test_pickled_arguments_of_the_client_are_accepted(platform: Platform) -> None:
     pickled = base64.b64encode(cloudpickle.dumps({1, 2})).decode()
     fields = {"function_name": "f", "function_code": "def f(x): return x | {3}", "args": [pickled]}
     record = platform.wait(platform.submit(fields))
@@ -71,7 +71,9 @@ def test_pickles_as_the_client_sends_them(platform: Platform) -> None:
         ("def f(: pass", "SyntaxError", "invalid syntax"),
     ],
 )
-def test_failures(platform: Platform, code: str, error_type: str, text: str) -> None:
+def test_each_failure_has_its_error_type(
+    platform: Platform, code: str, error_type: str, text: str
+) -> None:
     fields = {"function_name": "f", "function_code": code, "serialization_format": "json"}
     record = platform.wait(platform.submit(fields))
     assert failure(record) == error_type
@@ -88,14 +90,16 @@ def test_failures(platform: Platform, code: str, error_type: str, text: str) -> 
      {"x": "y" * (33 * 1024 * 1024)}],
     ids=lambda poison: repr(poison)[:30],
 )  # fmt: skip
-def test_poison_is_reported_and_the_loop_goes_on(platform: Platform, poison: Any) -> None:
+def test_malformed_jobs_are_reported_and_the_loop_continues(
+    platform: Platform, poison: Any
+) -> None:
     record = platform.wait(platform.submit(poison))
     assert failure(record) in ("InvalidRequest", "PayloadTooLarge")
     assert value(run(platform, NOTHING, 1)) == 1
 
 
-def test_one_poisoned_job_of_a_batch_fails_alone(platform: Platform) -> None:
-    # Both are there before the worker asks again.
+def test_a_malformed_job_of_a_batch_fails_alone(platform: Platform) -> None:
+    # Both jobs are queued before the worker polls again.
     platform.script(Fault.slow("job-take", 0.5, times=2))
     run(platform, NOTHING)
     poison = [platform.submit(float("nan")), platform.submit(["\ud800"])]
@@ -122,13 +126,13 @@ def test_cancelling_a_job_kills_its_tree(platform: Platform, tmp_path: Path) -> 
     until(lambda: not alive([process]))
     record = platform.job(job)
     assert record.status is Status.CANCELLED
-    # It is reported for the log; the platform has decided already.
+    # The report is for the log; the platform has already cancelled the job.
     platform.until(lambda: platform.job(job).dones)
     assert [done.counted for done in platform.job(job).dones] == [False]
     assert value(run(platform, NOTHING, 1)) == 1
 
 
-def test_a_stop_request_alone_is_reported(platform: Platform, tmp_path: Path) -> None:
+def test_a_job_stopped_by_request_is_reported(platform: Platform, tmp_path: Path) -> None:
     mark = tmp_path / "begun"
     job = platform.submit(request(STAYS, str(mark), 60))
     until(mark.exists)
@@ -139,8 +143,8 @@ def test_a_stop_request_alone_is_reported(platform: Platform, tmp_path: Path) ->
     assert record.output["stdout"] == "begun\n"
 
 
-def test_a_job_is_reported_before_the_platform_gives_it_up(platform: Platform) -> None:
-    """A tenth of its time is kept for the report, which a slow machine needs: hence so long."""
+def test_a_job_is_reported_before_the_platforms_time_limit(platform: Platform) -> None:
+    """A tenth of the limit is reserved for the report; the limit is long for slow machines."""
     loops = "def f():\n    print('looping', flush=True)\n    while True: pass"
     ignores = """def f():
     import signal, time
@@ -156,7 +160,7 @@ def test_a_job_is_reported_before_the_platform_gives_it_up(platform: Platform) -
     assert failure(platform.wait(ignoring)) == "Timeout"
 
 
-def test_items_stream_as_they_come(platform: Platform, tmp_path: Path) -> None:
+def test_items_are_streamed_as_they_are_produced(platform: Platform, tmp_path: Path) -> None:
     code = """def f(path):
     import os, time
     for n in range(3):
@@ -174,7 +178,7 @@ def test_items_stream_as_they_come(platform: Platform, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["def", "async def"])
-def test_items_of_methods_stream_too(platform: Platform, tmp_path: Path, how: str) -> None:
+def test_items_of_methods_are_streamed_too(platform: Platform, tmp_path: Path, how: str) -> None:
     code = f"""class Counter:
     def __init__(self): self.total = 0
     {how} count(self, path):
@@ -217,7 +221,7 @@ def test_a_slow_consumer_slows_the_generator(platform: Platform, tmp_path: Path)
     assert value(record) == []
 
 
-def test_refused_items_are_offered_again(platform: Platform) -> None:
+def test_refused_items_are_posted_again(platform: Platform) -> None:
     platform.script(Fault.answers("job-stream", 500, times=5, skip=1))
     record = run(platform, "def f():\n    for n in range(4): yield n")
     assert record.items == [0, 1, 2, 3]
@@ -232,7 +236,7 @@ def test_pickled_items_are_text(platform: Platform) -> None:
     assert cloudpickle.loads(base64.b64decode(record.output["result"])) == items
 
 
-def test_progress_comes_before_the_result_and_never_after(platform: Platform) -> None:
+def test_progress_is_posted_before_the_result_and_never_after(platform: Platform) -> None:
     record = run(platform, "def f():\n    import time\n    time.sleep(1.2)\n    return 1")
     assert value(record) == 1
     phases = [one.output["phase"] for one in record.progress]
@@ -253,7 +257,7 @@ def test_progress_comes_before_the_result_and_never_after(platform: Platform) ->
     ],
     ids=lambda fault: f"{fault.on}-{fault.status or 'cut'}",
 )
-def test_the_loop_survives_the_platform(platform: Platform, fault: Fault) -> None:
+def test_the_loop_survives_errors_of_the_platform(platform: Platform, fault: Fault) -> None:
     platform.script(fault)
     assert value(run(platform, NOTHING, 1)) == 1
     assert value(run(platform, NOTHING, 2)) == 2
@@ -271,7 +275,7 @@ def test_a_job_handed_out_twice_runs_once(platform: Platform, tmp_path: Path) ->
     assert (tmp_path / "runs").read_text() == "x"
 
 
-def test_a_result_larger_than_the_platform_takes(platform: Platform) -> None:
+def test_a_result_larger_than_the_platform_accepts_is_an_error(platform: Platform) -> None:
     record = run(platform, "def f(): return 'x' * 11_000_000")
     assert failure(record) == "ResultTooLarge"
     assert "FLASHPOOL_RESULT_SPILL" in (record.error or "")
@@ -279,7 +283,7 @@ def test_a_result_larger_than_the_platform_takes(platform: Platform) -> None:
     assert record.output["details"]["size"] > 11_000_000
 
 
-def test_a_failure_larger_than_the_platform_takes_is_cut(platform: Platform) -> None:
+def test_a_failure_larger_than_the_platform_accepts_is_truncated(platform: Platform) -> None:
     code = """def f():
     class Large(Exception):
         pass
@@ -290,7 +294,7 @@ def test_a_failure_larger_than_the_platform_takes_is_cut(platform: Platform) -> 
     assert failure(record) == "Large"
 
 
-def test_the_heartbeat_tells_what_is_in_progress(
+def test_the_heartbeat_names_jobs_in_progress(
     platform: Platform, worker: Worker, tmp_path: Path
 ) -> None:
     job = platform.submit(request(STAYS, str(tmp_path / "begun"), 60))
@@ -300,7 +304,7 @@ def test_the_heartbeat_tells_what_is_in_progress(
 
 
 def admin_of(worker: Worker) -> str:
-    """The address of its admin listener, which is the only one that it has."""
+    """The address of the worker's admin listener, its only listener."""
     (found,) = [
         connection.laddr
         for connection in psutil.Process(worker.process.pid).net_connections("tcp")
@@ -333,7 +337,7 @@ def test_jobs_are_counted(platform: Platform, worker: Worker, tmp_path: Path) ->
         now = jobs()
         return {name: now[name] - before[name] for name in figures} == figures
 
-    # A report that the platform has taken may still be counted as waiting, for a moment.
+    # A report that the platform accepted may count as waiting for a moment longer.
     until(lambda: not jobs()["reports_waiting"])
     before = jobs()
     assert value(run(platform, NOTHING, 1)) == 1

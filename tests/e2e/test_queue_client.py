@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def variables(world: World) -> dict[str, str]:
-    """Of every worker: several share this machine."""
+    """Variables of every worker; several workers share this machine."""
     return {**world.variables, "FLASHPOOL_ADMIN_PORT": "0"}
 
 
@@ -42,13 +42,13 @@ def platform(variables: dict[str, str]) -> Iterator[Platform]:
 
 @pytest.fixture(scope="module")
 def live(platform: Platform, client_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """All calls of recipe F."""
+    """The outcomes of all calls of recipe F."""
     return run_client(client_python, tmp_path_factory.mktemp("live"), "F", platform)
 
 
 @pytest.fixture(scope="module")
 def jobs(platform: Platform, client_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """All calls of recipe J."""
+    """The outcomes of all calls of recipe J."""
     platform.start_worker(WORKER)
     return run_client(client_python, tmp_path_factory.mktemp("jobs"), "J", platform)
 
@@ -93,7 +93,7 @@ def test_errors(live: Told, call: str, texts: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_what_a_call_prints_is_shown(
+def test_output_of_a_call_is_shown(
     client_python: Path, variables: dict[str, str], tmp_path: Path
 ) -> None:
     """By a fresh worker: the client shows again what the log has of the last 20 s."""
@@ -158,7 +158,7 @@ def test_cancel_at_once(jobs: Told) -> None:
     assert done
 
 
-def test_nothing_of_what_was_cancelled_goes_on(jobs: Told, platform: Platform) -> None:
+def test_no_cancelled_job_keeps_running(jobs: Told, platform: Platform) -> None:
     """The worker's heartbeat names the jobs that it has."""
     assert jobs.calls
     (worker,) = platform.workers(ENDPOINT)

@@ -61,7 +61,7 @@ def platform() -> Iterator[Platform]:
 
 
 def kept(folder: Path) -> list[Path]:
-    """Results that wait on disk."""
+    """Return the results that wait on disk."""
     return [path for path in (folder / "state").rglob("*.json") if path.is_file()]
 
 
@@ -76,9 +76,11 @@ def staying(platform: Platform, mark: Path, seconds: float) -> str:
 
 
 @pytest.mark.timeout(180)
-def test_200_jobs_of_which_every_tenth_kills_itself(platform: Platform, tmp_path: Path) -> None:
+def test_two_hundred_jobs_of_which_every_tenth_kills_itself(
+    platform: Platform, tmp_path: Path
+) -> None:
     def limits(n: int) -> dict[str, Any]:
-        # A machine that is busy takes its time: to fill 256 MiB, and for all the others.
+        # A busy machine needs time to fill 256 MiB, and for all the other jobs.
         return {"timeout_s": 1 if n % 40 == 30 else 30, "memory_mb": 256}
 
     jobs = [platform.submit(request(ENDS, n, **limits(n))) for n in range(200)]
@@ -102,7 +104,7 @@ def refused_for(platform: Platform, tmp_path: Path, seconds: float) -> None:
         began = time.monotonic()
         jobs = [platform.submit(request(NOTHING, n)) for n in range(20)]
         until(lambda: len(kept(tmp_path)) == 20)
-        # The heartbeat goes on naming them: they are not lost.
+        # The heartbeat still names the jobs, so they are not lost.
         platform.until(lambda: set(jobs) <= set(platform.pings(worker.id)[-1].jobs))
         time.sleep(max(0.0, began + seconds - time.monotonic()))
         assert not any(platform.job(job).final for job in jobs)
@@ -126,7 +128,7 @@ def test_results_refused_for_a_minute_arrive_and_once(platform: Platform, tmp_pa
 
 @pytest.mark.parametrize("status", [401, 404, 429, 503])
 @pytest.mark.slow
-def test_a_refusal_of_any_kind_is_not_the_end(
+def test_reports_are_retried_after_any_refusal(
     platform: Platform, tmp_path: Path, status: int
 ) -> None:
     with working(tmp_path, platform):
@@ -135,11 +137,13 @@ def test_a_refusal_of_any_kind_is_not_the_end(
 
 
 @pytest.mark.slow
-def test_a_platform_that_says_nothing(platform: Platform, tmp_path: Path) -> None:
+def test_reports_are_retried_when_the_platform_does_not_answer(
+    platform: Platform, tmp_path: Path
+) -> None:
     worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="3")
     platform.script(Fault.hangs("job-done", times=None), Fault.hangs("job-take", times=None))
     job = platform.submit(request(NOTHING, 5))
-    # The poll that is open is answered.
+    # The open poll is answered.
     until(lambda: kept(tmp_path), 20)
     assert worker.stop() == 0
     assert not platform.job(job).final
@@ -147,7 +151,7 @@ def test_a_platform_that_says_nothing(platform: Platform, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_connections_that_break_and_answers_that_are_too_large(
+def test_broken_connections_and_oversized_answers_are_survived(
     platform: Platform, tmp_path: Path
 ) -> None:
     with working(tmp_path, platform):
@@ -155,7 +159,7 @@ def test_connections_that_break_and_answers_that_are_too_large(
         assert value(run(platform, NOTHING, 5)) == 5
         platform.script(Fault.answers("job-done", 413))
         assert failure(run(platform, NOTHING, 5)) == "ResultTooLarge"
-        # What the platform does not know any more is let go.
+        # A report of a job that the platform no longer knows is dropped.
         platform.script(Fault.answers("job-done", 410, times=None))
         job = platform.submit(request(NOTHING, 6))
         platform.until(lambda: platform.exchanges("job-done", job=job))
@@ -180,7 +184,7 @@ def test_what_is_cancelled_is_kept_by_one_that_waits_for_its_progress(
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.slow
-def test_a_restarted_worker_goes_on_reporting(
+def test_a_restarted_worker_resumes_its_reports(
     platform: Platform, tmp_path: Path, how: signal.Signals
 ) -> None:
     platform.script(Fault.answers("job-done", 500, times=None))
@@ -194,7 +198,7 @@ def test_a_restarted_worker_goes_on_reporting(
     assert len(kept(tmp_path)) == 1
     before = len(platform.pings("the-pod"))
     second = started_as(platform, tmp_path, same)
-    # The job is not lost: the heartbeat of who will report it names it.
+    # The job is not lost: the new worker's heartbeat names it.
     platform.until(lambda: any(job in one.jobs for one in platform.pings("the-pod")[before:]))
     platform.clear_faults()
     assert value(platform.wait(job)) == 9
@@ -218,7 +222,7 @@ def test_sigterm_under_load_reports_every_job(platform: Platform, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_what_does_not_end_in_time_is_reported_as_cancelled(
+def test_jobs_that_outlast_the_drain_are_reported_as_cancelled(
     platform: Platform, tmp_path: Path
 ) -> None:
     worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="6")
@@ -233,14 +237,14 @@ def test_what_does_not_end_in_time_is_reported_as_cancelled(
 
 
 @pytest.mark.slow
-def test_without_a_drain_all_is_reported_too(platform: Platform, tmp_path: Path) -> None:
+def test_without_a_drain_all_jobs_are_still_reported(platform: Platform, tmp_path: Path) -> None:
     worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="0")
     jobs = [staying(platform, tmp_path / name, 60) for name in ("one", "two")]
     assert worker.stop() == 0
     assert [failure(platform.job(job)) for job in jobs] == ["Cancelled", "Cancelled"]
 
 
-def test_a_second_signal_hurries(platform: Platform, tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_drain(platform: Platform, tmp_path: Path) -> None:
     worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="60")
     job = staying(platform, tmp_path / "begun", 60)
     worker.process.send_signal(signal.SIGINT)
@@ -251,7 +255,7 @@ def test_a_second_signal_hurries(platform: Platform, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_taken_while_the_signal_comes_is_done(tmp_path: Path) -> None:
+def test_a_job_taken_during_the_signal_is_run(tmp_path: Path) -> None:
     """The SDK's own loop takes it from the poll that is still open, and drops it."""
     with Platform(poll_s=3) as platform:
         worker = started(tmp_path, platform)
@@ -263,7 +267,7 @@ def test_a_job_taken_while_the_signal_comes_is_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_poll_is_not_waited_for_beyond_the_drain(tmp_path: Path) -> None:
+def test_an_open_poll_does_not_extend_the_drain(tmp_path: Path) -> None:
     with Platform(poll_s=60) as platform:
         with working(tmp_path, platform, FLASHPOOL_DRAIN_S="1") as worker:
             assert worker.stop() == 0, "long before the poll is answered"
@@ -272,7 +276,7 @@ def test_a_poll_is_not_waited_for_beyond_the_drain(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_cancelling_works_while_it_leaves(platform: Platform, tmp_path: Path) -> None:
+def test_cancelling_works_during_the_drain(platform: Platform, tmp_path: Path) -> None:
     worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="30")
     job = staying(platform, tmp_path / "begun", 60)
     worker.terminate()
@@ -295,7 +299,7 @@ def test_a_killed_worker_leaves_nothing_and_no_heartbeat(
 
 
 @pytest.mark.slow
-def test_the_heartbeat_goes_on_when_its_process_is_killed(
+def test_the_heartbeat_continues_when_its_process_is_killed(
     platform: Platform, tmp_path: Path
 ) -> None:
     with working(tmp_path, platform) as worker:
@@ -311,7 +315,7 @@ def test_the_heartbeat_goes_on_when_its_process_is_killed(
 
 
 @pytest.mark.slow
-def test_a_heartbeat_that_dies_before_the_worker_begins_is_noticed(
+def test_a_heartbeat_process_that_dies_at_the_start_is_noticed(
     platform: Platform, tmp_path: Path
 ) -> None:
     dying = [sys.executable, str(Path(__file__).parent / "cloud" / "dead_heartbeat.py")]
@@ -324,9 +328,7 @@ def test_a_heartbeat_that_dies_before_the_worker_begins_is_noticed(
 
 
 @pytest.mark.slow
-def test_signals_to_the_last_do_not_change_the_exit_status(
-    platform: Platform, tmp_path: Path
-) -> None:
+def test_late_signals_do_not_change_the_exit_status(platform: Platform, tmp_path: Path) -> None:
     worker = started(tmp_path, platform)
     worker.terminate()
     while worker.running:
@@ -336,13 +338,13 @@ def test_signals_to_the_last_do_not_change_the_exit_status(
     assert "Traceback" not in worker.output()
 
 
-def test_a_stop_that_overtakes_its_job_counts(platform: Platform, tmp_path: Path) -> None:
+def test_a_stop_that_arrives_before_its_job_is_honoured(platform: Platform, tmp_path: Path) -> None:
     with working(tmp_path, platform) as worker:
         before = platform.submit(request(NOTHING, 1))
         assert value(platform.wait(before)) == 1
         following = f"{before.removesuffix('1')}2"
         platform.send_stop(following, worker=worker.id)
-        # It is answered, while the job is still on its way.
+        # The stop is answered while the job is still in transit.
         stops = lambda: platform.exchanges("job-stop", worker=worker.id)  # noqa: E731
         platform.until(lambda: any(one.status == 200 for one in stops()))
         assert platform.submit(request(NOTHING, 1)) == following
@@ -351,7 +353,7 @@ def test_a_stop_that_overtakes_its_job_counts(platform: Platform, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_stream_that_loses_items_nothing_else_holds_is_no_success(
+def test_a_stream_that_lost_items_for_good_is_reported_as_failed(
     platform: Platform, tmp_path: Path
 ) -> None:
     with working(tmp_path, platform):
@@ -366,7 +368,7 @@ def test_a_stream_that_loses_items_nothing_else_holds_is_no_success(
         assert "job-stream" in (record.error or "")
 
 
-def test_large_results_go_to_the_volume(platform: Platform, tmp_path: Path) -> None:
+def test_large_results_are_written_to_the_volume(platform: Platform, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
     variables = {"FLASHPOOL_RESULT_SPILL": "yes", "FLASHPOOL_VOLUME": str(volume)}

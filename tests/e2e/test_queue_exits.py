@@ -1,4 +1,4 @@
-"""What a job's function left to its process: the job is reported when that has exited."""
+"""Work that a job leaves to its process's exit: the job is reported after the exit."""
 
 import signal
 import time
@@ -18,7 +18,7 @@ def platform() -> Iterator[Platform]:
         yield platform
 
 
-#: Its function returns at once, and its process stays until the first file is there.
+#: The function returns at once, and its process stays until the first file exists.
 LEAVES_A_THREAD = """
 def f(begun, go, done):
     import os, threading, time
@@ -65,7 +65,7 @@ def test_a_report_waits_for_the_whole_exit_bound_and_no_longer(
             platform.submit(request(LEAVES_A_THREAD, str(begun), str(go), str(done)))
         )
         assert value(record) == "returned"
-        # Its worker's clock began a moment before ours.
+        # The worker's time began a moment before the test's.
         assert record.output["receipt"]["seconds"]["exit"] > 1
         (warning,) = record.output["warnings"]
         assert "ended after 1.5 s" in warning

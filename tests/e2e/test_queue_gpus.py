@@ -9,7 +9,7 @@ from e2e.queue_jobs import value, working
 from support.cloud import JobRecord, Platform
 from support.nvml.scripted import ScriptedNvml
 
-#: Tells its device when as many as that are in here at once.
+#: Returns its device once this many jobs run at the same time.
 MEET: Final = """def meet(folder, number):
     import os, time
     device, end = os.environ["CUDA_VISIBLE_DEVICES"], time.monotonic() + 40

@@ -1,4 +1,4 @@
-"""The images' entry points without a cloud: every way the SDK's flags start them, and the modes."""
+"""The images' entry points without a cloud: all modes, and all flags of the SDK."""
 
 import contextlib
 import json
@@ -96,7 +96,7 @@ def test_the_job_of_a_file(tmp_path: Path) -> None:
     assert "Job result" not in ended.stdout
 
 
-def test_without_a_queue_it_says_what_there_is_to_do() -> None:
+def test_without_a_queue_the_error_says_what_to_do() -> None:
     ended = done([FLASHPOOL, "serve", "qb"])
     assert ended.returncode == 2
     for hint in ("RUNPOD_WEBHOOK_GET_JOB", "--rp_serve_api", "--test_input", "test_input.json"):
@@ -104,7 +104,7 @@ def test_without_a_queue_it_says_what_there_is_to_do() -> None:
     assert ended.stdout == "", "the SDK's own words have no hint"
 
 
-def test_help_tells_of_the_sdks_flags() -> None:
+def test_help_lists_the_sdks_flags() -> None:
     ended = done([FLASHPOOL], "serve", "qb", "--help")
     for flag in ("--test_input", "--rp_serve_api", "--rp_api_port", "RUNPOD_WEBHOOK_GET_JOB"):
         assert flag in ended.stdout
@@ -154,7 +154,7 @@ def test_the_sdks_api_as_a_queue_on_loopback(tmp_path: Path) -> None:
 
 
 def check_log(log: Path) -> None:
-    """What a server under uvicorn says of itself: each thing once, and where its stats are."""
+    """Check the start-up log of a server under uvicorn: each line once, with the stats address."""
     text = log.read_text()
     for line in ("Started server process", "Shutting down", "Finished server process"):
         assert text.count(line) == 1, text
@@ -163,7 +163,7 @@ def check_log(log: Path) -> None:
     )
 
 
-def test_the_sdks_api_leaves_within_the_drain_and_answers(tmp_path: Path) -> None:
+def test_the_sdks_api_exits_within_the_drain_and_answers(tmp_path: Path) -> None:
     limits = {"FLASHPOOL_DRAIN_S": "1", "FLASHPOOL_GRACE_S": "0.3"}
     with api(tmp_path / "log", **limits) as (http, process), ThreadPoolExecutor(1) as threads:
         job = {"input": request(STAYS, str(tmp_path / "begun"), 60)}
@@ -201,7 +201,7 @@ def test_a_second_signal_hurries_the_sdks_api(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.slow
-def test_flags_that_make_no_sense(flags: list[str], variables: dict[str, str], text: str) -> None:
+def test_invalid_flags_are_refused(flags: list[str], variables: dict[str, str], text: str) -> None:
     ended = done(HANDLER, *flags, **variables)
     assert ended.returncode == 2
     assert text in ended.stderr
@@ -235,7 +235,7 @@ def test_the_sdks_api_is_not_opened_to_the_network(
     ],
 )
 @pytest.mark.slow
-def test_what_cannot_be_served_is_refused(variables: dict[str, str], text: str) -> None:
+def test_endpoints_that_cannot_be_served_are_refused(variables: dict[str, str], text: str) -> None:
     ended = done(HANDLER, **variables)
     assert ended.returncode == 2
     assert text in ended.stderr
@@ -335,7 +335,7 @@ def test_the_application_ends_its_calls_within_the_drain(tmp_path: Path) -> None
     ],
 )
 @pytest.mark.slow
-def test_what_the_application_refuses(
+def test_invalid_settings_are_refused_by_the_application(
     arguments: list[str], variables: dict[str, str], text: str
 ) -> None:
     ended = done(UVICORN, *arguments, "--port", "0", **variables)

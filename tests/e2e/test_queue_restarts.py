@@ -1,4 +1,4 @@
-"""What a worker has left when it ended, and who goes on with it: the next one, and nobody else."""
+"""Reports that a stopped worker leaves are resumed by the next worker, and by no other."""
 
 import signal
 import sys
@@ -13,7 +13,7 @@ from support.cloud import Fault, Platform, Status
 
 pytestmark = pytest.mark.slow
 
-#: Stays the first time, and ends at once when it is run again.
+#: Does not return the first time, and returns at once when it runs again.
 TWICE = """def f(path):
     import os, time
     if os.path.exists(path):
@@ -42,7 +42,7 @@ def kept(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def test_a_job_that_was_cut_off_runs_again_where_it_is_handed_out_again(tmp_path: Path) -> None:
+def test_a_cut_off_job_runs_again_when_it_is_handed_out_again(tmp_path: Path) -> None:
     """Its report waits there, and says only that the worker had to leave."""
     with Platform(lost_after_s=1.5, redeliveries=1) as platform:
         platform.script(Fault.answers("job-done", 500, times=None))
@@ -62,7 +62,7 @@ def test_a_job_that_was_cut_off_runs_again_where_it_is_handed_out_again(tmp_path
         assert second.stop() == 0
 
 
-def test_workers_without_a_name_leave_each_others_reports_alone(
+def test_unnamed_workers_do_not_touch_each_others_reports(
     platform: Platform, tmp_path: Path
 ) -> None:
     """Two on one machine, with the same places."""
@@ -75,14 +75,14 @@ def test_workers_without_a_name_leave_each_others_reports_alone(
     until(lambda: all(Path(f"{go}{n}").exists() for n in range(2)))
     go.touch()
     until(lambda: set(kept(tmp_path)) == {"worker", "worker-1"})
-    # A third one comes, and has nothing to do with them.
+    # A third worker starts and leaves their reports alone.
     third = started_as(platform, tmp_path, one_slot, without_name)
     workers[0].process.send_signal(signal.SIGKILL)
     workers[0].wait()
     assert set(kept(tmp_path)) == {"worker", "worker-1"}
     assert "of an earlier process" not in third.output()
     assert third.stop() == 0
-    # A fourth one has the place of the one that was killed.
+    # A fourth worker takes over the folder of the killed one.
     fourth = started_as(platform, tmp_path, one_slot, without_name)
     until(lambda: "1 results of an earlier process" in fourth.output())
     platform.clear_faults()
@@ -93,7 +93,7 @@ def test_workers_without_a_name_leave_each_others_reports_alone(
     assert [one.stop() for one in (workers[1], fourth)] == [0, 0]
 
 
-def test_disks_that_hang_hold_up_nothing(platform: Platform, tmp_path: Path) -> None:
+def test_hanging_disks_delay_nothing(platform: Platform, tmp_path: Path) -> None:
     """Neither the start, nor a large result, nor the end."""
     hanging = [sys.executable, str(Path(__file__).parent / "cloud" / "hanging_disk.py")]
     volume = tmp_path / "volume"

@@ -1,4 +1,4 @@
-"""A platform that does everything wrong for a while, in an order of its own."""
+"""A platform with all kinds of faults for a while, in random order."""
 
 import random
 from pathlib import Path
@@ -33,7 +33,7 @@ def fault(dice: random.Random) -> Fault:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("seed", range(3))
-def test_every_job_is_reported_once_whatever_the_platform_does(seed: int, tmp_path: Path) -> None:
+def test_every_job_is_reported_once_despite_the_faults(seed: int, tmp_path: Path) -> None:
     dice = random.Random(seed)
     expected: dict[str, object] = {}
     with (
@@ -49,7 +49,7 @@ def test_every_job_is_reported_once_whatever_the_platform_does(seed: int, tmp_pa
                 platform.submit(None): None,
             }
             expected |= batch
-            # The faults are to meet work, not a queue that grows.
+            # Faults should occur during work, not while a queue grows.
             platform.wait_all(list(batch), 60)
         platform.clear_faults()
         for record in platform.wait_all(list(expected), 60):

@@ -1,4 +1,4 @@
-"""What a stranger would try first, with packages of the real index: slow, and it needs the network.
+"""What a new user would try first, with real packages: slow, and needs the network.
 
 The base is an interpreter that numpy 1.26 has wheels for; that may be another one than the
 server's own.
@@ -25,7 +25,7 @@ NUMPY: Final = "def f():\n    import numpy\n    return numpy.__version__"
 PANDAS: Final = (
     "def f():\n    import numpy, pandas\n    return int(pandas.Series(numpy.ones(3)).sum())"
 )
-#: No packet leaves: whoever asks for anything outside is refused at once.
+#: Blocks the network: connections to other machines are refused at once.
 CUT_OFF: Final = dict.fromkeys(
     ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"),
     "http://127.0.0.1:9",
@@ -34,7 +34,7 @@ CUT_OFF: Final = dict.fromkeys(
 
 @pytest.fixture(scope="module")
 def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Of servers that share a volume."""
+    """Variables of servers that share a volume."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "volume").mkdir()
     return {
@@ -61,7 +61,7 @@ def server(variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
         yield server
 
 
-def test_two_numpys_in_turn(server: Server) -> None:
+def test_two_versions_of_numpy_work_in_turn(server: Server) -> None:
     versions = ("1.26.4", "2.2.6")
 
     def one(number: int) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def test_an_import_of_pandas_is_preloaded(server: Server) -> None:
     assert all(preloaded() for _ in range(10))
 
 
-def test_from_the_archive_with_the_network_cut_off(
+def test_an_archived_environment_works_without_the_network(
     variables: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "volume").mkdir()
@@ -136,7 +136,7 @@ def test_from_the_archive_with_the_network_cut_off(
     assert unpacked["receipt"]["environment"] == built["receipt"]["environment"]
 
 
-#: Writes events, and neither flushes nor closes: its thread writes every two minutes.
+#: Writes events without flush or close; the writer's thread writes only every two minutes.
 EVENTS: Final = """
 from tensorboardX import SummaryWriter
 def f(folder):
@@ -149,7 +149,7 @@ def f(folder):
 
 
 def events(folder: Path) -> list[int]:
-    """Lengths of the whole records of what a SummaryWriter wrote; their times have no part in that."""
+    """Return the lengths of complete records of a SummaryWriter; these do not depend on times."""
     (file,) = folder.glob("events.out.*")
     data, found = file.read_bytes(), []
     while data:
@@ -177,7 +177,7 @@ def test_a_summary_writer_is_as_complete_as_in_a_script(server: Server, tmp_path
 
 
 @wants.needs_program("dpkg-query")
-# As root, the call has it installed.
+# As root, the call gets the system package installed.
 @wants.needs_program("curl", *["apt-get"] * (os.geteuid() == 0))
 def test_the_real_client_asks_for_packages(
     server: Server, client_python: Path, tmp_path: Path

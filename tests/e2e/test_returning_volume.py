@@ -1,4 +1,4 @@
-"""A volume that goes away and comes back, with what lay there or without."""
+"""A volume that disappears and comes back, with its content or without."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +9,7 @@ from e2e.server import Server, until
 from e2e.world import World
 
 NAMED: Final = ["parts==1.0"]
-#: Waits within the call, then imports what nobody has imported before.
+#: Waits within the call, then imports a module for the first time.
 LATE: Final = """def late(gate, name):
     import parts, importlib, os, time
     open(gate, "w").close()
@@ -45,7 +45,7 @@ def succeeds(server: Server, number: int) -> bool:
         *(pytest.param(how, marks=pytest.mark.slow) for how in ("as it was", "built by another")),
     ],
 )
-def test_calls_find_their_modules_again(world: World, comes_back: str) -> None:
+def test_calls_find_their_modules_after_the_volume_is_back(world: World, comes_back: str) -> None:
     """Running calls finish, and each new one runs in what lies there now."""
     gate = world.folder / "gate"
     with world.server() as server, ThreadPoolExecutor(2) as threads:
@@ -58,7 +58,7 @@ def test_calls_find_their_modules_again(world: World, comes_back: str) -> None:
         aside = world.volume.rename(world.volume.with_name("aside"))
         world.volume.write_text("no directory any more")
         until(lambda: not succeeds(server, 1) or "local" in server.log())
-        # Where it is back before a heartbeat has looked, nothing was lost.
+        # If the volume is back before the next heartbeat, nothing was lost.
         until(lambda: "was moved or deleted" in server.log())
         world.volume.unlink()
         if comes_back == "as it was":
@@ -75,12 +75,12 @@ def test_calls_find_their_modules_again(world: World, comes_back: str) -> None:
             assert answer["receipt"]["environment"] == digest
         gate.unlink()
         assert running.result()["json_result"] == 45
-        # What ran in the copy that was lost goes when its last call has ended.
+        # Processes of the lost copy exit after its last call.
         until(lambda: not set(zygotes[1:]) & set(server.zygotes()))
         assert server.stop() == 0
 
 
-def test_calls_have_another_copy_while_it_is_away(world: World) -> None:
+def test_calls_use_another_copy_while_the_volume_is_away(world: World) -> None:
     """On local disk, with processes of its own, although a call runs in the old one."""
     gate = world.folder / "gate"
     with world.server() as server, ThreadPoolExecutor(1) as threads:

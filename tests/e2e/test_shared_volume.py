@@ -18,7 +18,7 @@ from e2e.world import World, busy_until
 from flashpool.envs.store.manifest import check_sizes, read_facts
 
 MODULES: Final = 60
-#: True when every module of the package is there and says what it should.
+#: Returns whether every module of the package exists with the right content.
 WHOLE = f"""def f(version):
     import importlib, bulk
     names = [f"bulk.part{{n}}" for n in range({MODULES})]
@@ -28,7 +28,7 @@ WHOLE = f"""def f(version):
 
 
 def add_bulk(world: World, version: str) -> None:
-    """A package in many files, each of which can be told from those of other versions."""
+    """Add a package of many files, which differ between versions."""
     files = {f"part{n}.py": f"value = '{version} {n}'\n" for n in range(MODULES)}
     world.index.add("bulk", version, files=files)
 
@@ -56,7 +56,7 @@ def all_are_complete(world: World) -> None:
 
 
 def only_the_living_have_scratch(world: World, servers: list[Any]) -> None:
-    """Each keeps an empty virtualenv ahead of need there, and stand-ins of the base's packages."""
+    """Check that scratch holds only spare virtualenvs and stubs of the living servers."""
     pids = {server.process.pid for server in servers}
     until(lambda: {int(name.split("-")[1]) for name in world.stored("scratch")} <= pids, 30)
     until(lambda: len(world.stored("scratch")) <= 2 * len(servers))
@@ -72,7 +72,7 @@ def test_two_servers_and_twenty_requests_build_once(world: World) -> None:
         with world.holding("install"):
             asked = [threads.submit(one, number) for number in range(20)]
             until(lambda: world.uv_runs("install"))
-            # Whoever would build it as well would have begun by now.
+            # A second builder would have started by now.
             time.sleep(1.5)
         answers = [future.result() for future in asked]
         for answer in answers:
@@ -92,7 +92,7 @@ def test_two_servers_and_twenty_requests_build_once(world: World) -> None:
 
 
 class Callers:
-    """Twenty clients of two servers. One that loses its server asks the other one."""
+    """Twenty clients of two servers; a client that loses its server uses the other one."""
 
     def __init__(self, servers: list[Server | None]) -> None:
         self.servers = servers
@@ -124,7 +124,7 @@ def _some(folder: Path, pattern: str, before: int) -> Callable[[], bool]:
     return lambda: len(list(folder.glob(pattern))) > before
 
 
-#: When the builder dies. Each takes the world and answers the condition to wait for.
+#: When the builder is killed. Each takes the world and returns the condition to wait for.
 MOMENTS: Final[list[Callable[[World], Callable[[], bool]]]] = [
     lambda w: _begun(w, "compile", len(w.uv_runs("compile"))),
     lambda w: lambda: bool(w.stored("claims")),
@@ -150,7 +150,7 @@ def test_servers_that_build_are_killed_again_and_again(world: World) -> None:
             moment = MOMENTS[number % len(MOMENTS)](world)
             answers = callers.ask(version)
             with contextlib.suppress(AssertionError):
-                # Some moments are over before they are seen: then it dies a little later.
+                # Some moments pass before they are noticed; then the kill comes a little later.
                 busy_until(moment, 3)
             killed = _kill_a_builder(world, servers, number)
             for answer in answers():
@@ -166,7 +166,7 @@ def test_servers_that_build_are_killed_again_and_again(world: World) -> None:
 
 
 def _kill_a_builder(world: World, servers: list[Server | None], number: int) -> int:
-    """SIGKILL to the server that has the claim, or to one of both; which one it was."""
+    """Kill the server that has the claim, or one of the two; return which one."""
     pids = [server.process.pid for server in servers if server]
     mine = [pids.index(pid) for pid in world.builders() if pid in pids]
     killed = mine[0] if mine else number % 2

@@ -18,7 +18,7 @@ from e2e.server import Server, request, serving, until
 from support.pids_group import PidsGroup, pids_group
 
 PLAIN = "def f(n):\n    return n + 1"
-#: A new environment: uv is asked, and cannot fork either.
+#: A call with a new environment; uv runs for it, and cannot fork either.
 WITH_PACKAGE = "def f(n):\n    import six\n    return n + 1"
 
 
@@ -30,7 +30,7 @@ def group() -> Iterator[PidsGroup]:
 
 @contextmanager
 def clients(server: Server) -> Iterator[Any]:
-    """Sends requests from threads of their own, over connections that are open already."""
+    """Send requests from threads, over connections that are already open."""
     with ThreadPoolExecutor(8) as threads, httpx.Client(timeout=100, trust_env=False) as http:
         http.base_url = httpx.URL(server.url)
         list(threads.map(lambda _: http.get("/ping"), range(32)))
@@ -50,7 +50,7 @@ def results(calls: list[Future[dict[str, Any]]]) -> list[Any]:
     return [one.result(100).get("json_result", one.result()) for one in calls]
 
 
-def test_a_lack_of_processes_passes(group: PidsGroup, tmp_path: Path) -> None:
+def test_calls_survive_a_temporary_lack_of_processes(group: PidsGroup, tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
     with serving(tmp_path, FLASHPOOL_SLOTS="4", FLASHPOOL_LOCAL_DIR=cache) as server:
         group.take(server.process.pid)
@@ -58,7 +58,7 @@ def test_a_lack_of_processes_passes(group: PidsGroup, tmp_path: Path) -> None:
             group.take(process.pid)
         with clients(server) as send:
             group.allow_no_more()
-            # More than there are spares.
+            # More calls than there are spares.
             calls = [send(PLAIN, i) for i in range(6)]
             calls.append(send(WITH_PACKAGE, 6, dependencies=["six"]))
             until(lambda: "short of processes" in server.log())
@@ -71,7 +71,7 @@ def test_a_lack_of_processes_passes(group: PidsGroup, tmp_path: Path) -> None:
         assert "Traceback" not in server.log()
 
 
-def test_a_lack_of_descriptors_passes(tmp_path: Path) -> None:
+def test_calls_survive_a_temporary_lack_of_descriptors(tmp_path: Path) -> None:
     """Of the server and of its zygotes, again and again, with a zygote to be started meanwhile."""
     with serving(tmp_path, FLASHPOOL_SLOTS="4") as server, clients(server) as send:
         calls = []
@@ -92,7 +92,7 @@ def test_a_lack_of_descriptors_passes(tmp_path: Path) -> None:
             done = [send(PLAIN, 10)]
             assert results(done) == [11]
         answers = [one.result(100) for one in calls]
-        # What a worker had when its zygote was killed is lost with it; nothing else is.
+        # Only calls that ran when their zygote was killed are lost.
         lost = [one for one in answers if not one["success"]]
         assert all("lost together with the zygote" in one["error"] for one in lost), lost
         assert len(lost) <= 4

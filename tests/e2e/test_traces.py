@@ -27,12 +27,12 @@ VARIABLES = """def f(*names):
 
 
 def caller(trace: str = TRACE, flags: str = "01", **more: str) -> dict[str, str]:
-    """Headers of a caller that has a trace."""
+    """Headers of a caller with a trace."""
     return {"traceparent": f"00-{trace}-{PARENT}-{flags}", **more}
 
 
 def tracing(collector: Collector) -> dict[str, str]:
-    """Variables of a server that exports to it."""
+    """Variables of a server that exports to the collector."""
     return {
         "FLASHPOOL_TELEMETRY": "yes",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
@@ -62,18 +62,18 @@ def call(server: Server, code: str, *args: Any, headers: dict[str, str] | None =
 
 
 def spans_of(collector: Collector, answer: Any) -> tuple[ReceivedSpan, list[ReceivedSpan]]:
-    """The span of a call, and those of its phases; they arrive together."""
+    """Return the span of a call and the spans of its phases, which arrive together."""
     assert answer["receipt"], report(answer)
     return until(lambda: collector.of_call(answer["receipt"]["call_id"]))  # type: ignore[no-any-return]
 
 
 def assert_within(span: ReceivedSpan, below: list[ReceivedSpan]) -> None:
-    """Each phase follows the one before, and none is outside its call."""
+    """Check that phases follow each other and lie within their call."""
     edges = [span.start, *(edge for one in below for edge in (one.start, one.end)), span.end]
     assert edges == sorted(edges)
 
 
-def test_a_call_is_below_its_caller_s_span(server: Server, collector: Collector) -> None:
+def test_the_span_of_a_call_is_a_child_of_its_callers(server: Server, collector: Collector) -> None:
     headers = caller(tracestate="vendor=1")
     answer = call(server, VARIABLES, "TRACEPARENT", "TRACESTATE", headers=headers)
     span, phases = spans_of(collector, answer)
@@ -91,7 +91,7 @@ def test_a_call_is_below_its_caller_s_span(server: Server, collector: Collector)
     assert span.resource["deployment.environment.name"] == "test"
 
 
-def test_the_collector_s_headers_are_kept_from_calls(server: Server, collector: Collector) -> None:
+def test_the_collectors_headers_are_hidden_from_calls(server: Server, collector: Collector) -> None:
     answer = call(server, "def f():\n    import os\n    return dict(os.environ)")
     spans_of(collector, answer)
     assert SECRET not in json.dumps(answer["json_result"])
@@ -107,12 +107,12 @@ def test_without_a_caller_s_trace_a_new_one_begins(
     answer = call(server, VARIABLES, "TRACEPARENT", headers=headers)
     span, _ = spans_of(collector, answer)
     assert span.parent == ""
-    # Flags: sampled and, by newer versions of the SDK, an id that is random.
+    # Flags: sampled and, in newer versions of the SDK, random trace id.
     place = re.escape(f"00-{span.trace_id}-{span.span_id}-")
     assert re.fullmatch(f"{place}0[13]", answer["json_result"][0])
 
 
-def test_a_request_may_say_it_itself(server: Server, collector: Collector) -> None:
+def test_a_request_field_may_carry_the_trace_context(server: Server, collector: Collector) -> None:
     trace = "1" * 32
     answer = call(server, VARIABLES, "TRACESTATE", **caller(trace, tracestate="a=1"))
     span, _ = spans_of(collector, answer)
@@ -121,9 +121,7 @@ def test_a_request_may_say_it_itself(server: Server, collector: Collector) -> No
     assert spans_of(collector, answer)[0].trace_id == TRACE, "a header is nearer than a field"
 
 
-def test_what_a_caller_does_not_sample_is_not_exported(
-    server: Server, collector: Collector
-) -> None:
+def test_unsampled_calls_are_not_exported(server: Server, collector: Collector) -> None:
     trace = "2" * 32
     answer = call(server, VARIABLES, "TRACEPARENT", headers=caller(trace, "00"))
     (place,) = answer["json_result"]
@@ -133,7 +131,7 @@ def test_what_a_caller_does_not_sample_is_not_exported(
     assert collector.of_trace(trace) == []
 
 
-def test_errors_without_their_words(server: Server, collector: Collector) -> None:
+def test_spans_of_errors_do_not_contain_messages(server: Server, collector: Collector) -> None:
     trace = "3" * 32
     code = "def f():\n    raise KeyError('a secret')"
     answer = call(server, code, headers=caller(trace))
@@ -149,7 +147,9 @@ def test_errors_without_their_words(server: Server, collector: Collector) -> Non
     assert (line["call"], "KeyError" in line["message"]) == (answer["receipt"]["call_id"], True)
 
 
-def test_what_the_pool_ends_has_its_cause(server: Server, collector: Collector) -> None:
+def test_spans_of_calls_ended_by_the_pool_have_the_cause(
+    server: Server, collector: Collector
+) -> None:
     code = "def f():\n    import time\n    time.sleep(60)"
     span, phases = spans_of(collector, call(server, code, timeout_s=0.2))
     assert span.attributes["error.type"] == "Timeout"
@@ -172,7 +172,7 @@ def test_traced_calls_find_their_imports_preloaded(server: Server, collector: Co
     until(preloaded, 60)
 
 
-def test_each_call_of_an_instance_has_its_own_place(server: Server, collector: Collector) -> None:
+def test_each_call_of_an_instance_has_its_own_span(server: Server, collector: Collector) -> None:
     code = """class C:
     def where(self):
         import os
@@ -191,7 +191,7 @@ def test_each_call_of_an_instance_has_its_own_place(server: Server, collector: C
         assert answer["json_result"] == f"00-{trace}-{span.span_id}-01", report(answer)
 
 
-def test_exemplars_of_metrics(server: Server, collector: Collector) -> None:
+def test_metrics_have_exemplars(server: Server, collector: Collector) -> None:
     spans_of(collector, call(server, VARIABLES, headers=caller("7" * 32)))
     accept = {"accept": "application/openmetrics-text; version=1.0.0"}
     text = httpx.get(f"{server.admin}/metrics", headers=accept, trust_env=False).text
@@ -208,7 +208,7 @@ def test_exemplars_of_metrics(server: Server, collector: Collector) -> None:
     assert {one.labels["trace_id"] for one in found.values()} <= known
 
 
-def test_a_call_that_builds_its_environment_is_one_tree(tmp_path: Path) -> None:
+def test_the_spans_of_a_call_with_a_build_form_one_tree(tmp_path: Path) -> None:
     world = World(tmp_path)
     with collecting() as collector, world.server(**tracing(collector)) as server:
         body = request(VERSION, dependencies=["alpha==1.0"])
@@ -228,7 +228,7 @@ def test_a_call_that_builds_its_environment_is_one_tree(tmp_path: Path) -> None:
         assert len(collector.of_trace(TRACE)) == 1 + len(names), "nothing else is in the trace"
 
 
-def test_a_job_is_below_its_caller_s_span(tmp_path: Path) -> None:
+def test_the_span_of_a_job_is_a_child_of_its_callers(tmp_path: Path) -> None:
     with collecting() as collector, Platform() as platform:
         with working(tmp_path, platform, **tracing(collector)) as worker:
             job = platform.submit(request(VARIABLES, "TRACEPARENT", **caller()))
@@ -240,7 +240,7 @@ def test_a_job_is_below_its_caller_s_span(tmp_path: Path) -> None:
         assert span.attributes["flashpool.request.id"] == record.id
 
 
-def test_the_last_spans_are_exported_at_the_end(tmp_path: Path) -> None:
+def test_the_last_spans_are_exported_at_the_stop(tmp_path: Path) -> None:
     with collecting() as collector:
         variables = {**tracing(collector), "OTEL_BSP_SCHEDULE_DELAY": "600000"}
         with serving(tmp_path, **variables) as server:
@@ -250,7 +250,7 @@ def test_the_last_spans_are_exported_at_the_end(tmp_path: Path) -> None:
         assert collector.of_call(answer["receipt"]["call_id"])
 
 
-def test_a_server_goes_on_without_its_collector(tmp_path: Path) -> None:
+def test_a_server_works_without_its_collector(tmp_path: Path) -> None:
     variables = {
         "FLASHPOOL_TELEMETRY": "yes",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",

@@ -1,4 +1,4 @@
-"""A server whose output nobody reads."""
+"""A server whose log nobody reads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 from e2e.server import FLASHPOOL, request, until
 
 CRASH = "def f():\n    import os\n    os._exit(7)"
-#: A line of the log for each call that crashes: more than a pipe takes.
+#: Crashing calls, each with a log line: together more than a pipe holds.
 CRASHES = 400
 
 
 def full_pipe() -> tuple[int, int]:
-    """Its reading end, and its writing end, which takes nothing more."""
+    """A full pipe: its reading end, and its writing end."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     try:
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("hosted", [False, True])
-def test_a_log_that_nobody_reads_stops_no_call(hosted: bool, tmp_path: Path) -> None:
+def test_an_unread_log_blocks_no_call(hosted: bool, tmp_path: Path) -> None:
     reader, writer = full_pipe()
     port = free_port()
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHPOOL", "RUNPOD"))}
@@ -48,7 +48,7 @@ def test_a_log_that_nobody_reads_stops_no_call(hosted: bool, tmp_path: Path) -> 
             "from flashpool.frontends.lb.hosted import create_hosted_app\napp = create_hosted_app()"
         )
         command = [sys.executable, "-m", "uvicorn", "lb:app", "--port", str(port)]
-        # What uvicorn prints before it imports the application is its own affair.
+        # Output of uvicorn before it imports the application is not under our control.
         command += ["--log-level", "warning"]
     process = subprocess.Popen(
         command,

@@ -1,4 +1,4 @@
-"""Calls of a real server, looked into from outside: by HTTP, and by the commands."""
+"""Watching calls of a real server over HTTP and with the commands."""
 
 import json
 import os
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(120)]
 
 TOKEN = "the-operator-s"
 KEY = "of-the-volume"
-#: Runs until a file is there.
+#: Runs until a file exists.
 WAITS = """
 def f(path):
     import os, time
@@ -58,7 +58,7 @@ def admin(server: Server) -> Iterator[httpx.Client]:
 
 
 class Sent:
-    """A request under way, in a thread of its own."""
+    """A pending request, in a thread of its own."""
 
     def __init__(self, server: Server, code: str, *args: Any, name: str, **fields: Any) -> None:
         self.answer: httpx.Response | None = None
@@ -93,12 +93,12 @@ def flashpool(
 
 
 def lines(server: Server) -> list[dict[str, Any]]:
-    """The log, where it is JSON."""
+    """The JSON lines of the log."""
     return [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
 
 
 def running(admin: httpx.Client, name: str) -> dict[str, Any]:
-    """The call of that id, once it runs."""
+    """Wait until the call with that id runs, and return it."""
 
     def look() -> Any:
         answer = admin.get(f"/calls/{name}")
@@ -108,7 +108,7 @@ def running(admin: httpx.Client, name: str) -> dict[str, Any]:
     return found
 
 
-def test_each_answer_has_the_id_that_look_ups_take(server: Server, admin: httpx.Client) -> None:
+def test_the_id_in_each_answer_works_for_look_ups(server: Server, admin: httpx.Client) -> None:
     made = server.http.post("/execute", json=request("def f(): return 1"))
     given = server.http.post(
         "/execute", json=request("def f(): return 2"), headers={"X-Request-Id": "mine:1"}
@@ -128,7 +128,7 @@ def test_each_answer_has_the_id_that_look_ups_take(server: Server, admin: httpx.
     assert admin.get("/calls/nobody-s").status_code == 404
 
 
-def test_a_running_call_shows_its_stacks_and_goes_on(
+def test_a_running_call_shows_its_stacks_and_continues(
     server: Server, admin: httpx.Client, tmp_path: Path
 ) -> None:
     sent = Sent(server, WAITS, str(tmp_path / "go"), name="stacked")
@@ -148,7 +148,7 @@ def test_a_running_call_shows_its_stacks_and_goes_on(
     assert admin.get("/calls/stacked/stack").status_code == 409
 
 
-def test_logs_come_from_the_start_and_then_live(
+def test_logs_are_streamed_from_the_start_and_then_live(
     server: Server, admin: httpx.Client, tmp_path: Path
 ) -> None:
     sent = Sent(server, WAITS, str(tmp_path / "go"), name="told")
@@ -230,7 +230,7 @@ def test_a_request_that_failed_is_kept_and_fails_the_same_way_again(
     assert (forged.returncode, "not signed" in forged.stderr) == (2, True)
 
 
-def test_nothing_of_a_call_is_shown_without_the_token(server: Server) -> None:
+def test_calls_are_not_shown_without_the_token(server: Server) -> None:
     for method, path in (
         ("GET", "/calls"),
         ("GET", "/calls/1/logs"),
@@ -279,7 +279,7 @@ def test_commands_say_what_is_wrong(server: Server) -> None:
     assert "slots" in flashpool(server, "stats").stdout
 
 
-def test_a_server_stops_though_somebody_follows_a_call(tmp_path: Path) -> None:
+def test_a_server_stops_while_a_client_follows_a_call(tmp_path: Path) -> None:
     variables = {
         "FLASHPOOL_ADMIN_TOKEN": TOKEN,
         "FLASHPOOL_STATE_DIR": str(tmp_path / "state"),

@@ -1,4 +1,4 @@
-"""What servers that build environments share: an index, a volume, and a uv that can be watched."""
+"""An index, a volume and an observable uv, shared by servers that build environments."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from flashpool.envs.uv_cli import find_uv
 
 VERSION: Final = "def f():\n    import alpha\n    return alpha.version"
 
-#: Notes what it is asked to do, waits where it is told to, and becomes uv.
+#: Records its arguments, waits where a test says so, then execs uv.
 _WATCHED_UV: Final = """#!/bin/sh
 case " $* " in
   *" pip compile "*) step=compile ;;
@@ -33,7 +33,7 @@ exec "{uv}" "$@"
 
 @dataclass(frozen=True, slots=True)
 class UvRun:
-    """One time that uv was started."""
+    """One run of uv."""
 
     pid: int
     step: str
@@ -41,7 +41,7 @@ class UvRun:
 
     @property
     def scratch(self) -> str:
-        """The directory of the build it belongs to."""
+        """The scratch directory of the build that this run belongs to."""
         found = re.search(r"/scratch/([^/ ]+)", self.arguments)
         return found[1] if found else ""
 
@@ -88,17 +88,17 @@ class World:
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHPOOL", "RUNPOD"))}
         return {**environ, **self.variables}
 
-    # uv, watched.
+    # Observing uv.
 
     def watch_uv(self) -> None:
-        """Have servers that start from now on use a uv that `uv_runs` knows of."""
+        """Make servers that start from now on use a uv whose runs `uv_runs` lists."""
         watched = self.folder / "uv"
         watched.write_text(_WATCHED_UV.format(folder=self.folder, uv=find_uv(EnvSettings())))
         watched.chmod(0o755)
         self.variables["FLASHPOOL_UV"] = str(watched)
 
     def uv_runs(self, step: str | None = None) -> list[UvRun]:
-        """Every start of uv so far, or those of one step: compile, install or other."""
+        """Return all runs of uv so far, or those of one step: compile, install or other."""
         path = self.folder / "uv.log"
         lines = path.read_text().splitlines() if path.exists() else []
         runs = [UvRun(int(pid), kind, rest) for pid, kind, rest in (x.split(" ", 2) for x in lines)]
@@ -106,7 +106,7 @@ class World:
 
     @contextlib.contextmanager
     def holding(self, step: str) -> Iterator[None]:
-        """While this lasts, uv does not begin that step."""
+        """Block uv from starting that step within the block."""
         gate = self.folder / f"hold-{step}"
         gate.touch()
         try:
@@ -117,13 +117,13 @@ class World:
     # The store.
 
     def stored(self, kind: str) -> list[str]:
-        """Names in a directory of the store, such as ``envs`` or ``scratch``."""
+        """Return the names in a directory of the store, such as ``envs`` or ``scratch``."""
         with contextlib.suppress(FileNotFoundError):
             return os.listdir(self.volume / "flashpool" / kind)
         return []
 
     def builders(self) -> list[int]:
-        """The processes that claim to build something."""
+        """Return the processes that hold a claim to build."""
         found = []
         for name in self.stored("claims"):
             with contextlib.suppress(OSError):
@@ -132,12 +132,12 @@ class World:
         return found
 
     def finished(self) -> None:
-        """Wait until nothing is left to be done behind publication."""
+        """Wait until all work after publication is done."""
         until(lambda: not self.stored("claims"), 30)
 
 
 def processes_with(text: str) -> list[str]:
-    """Command lines that mention it."""
+    """Return the command lines that contain the text."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -151,7 +151,7 @@ def processes_with(text: str) -> list[str]:
 
 
 def busy_until(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
-    """Look again at once: for moments that pass within milliseconds."""
+    """Poll without a pause, for states that last only milliseconds."""
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, f"still not so after {limit_s:g} s"

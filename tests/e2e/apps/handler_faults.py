@@ -1,4 +1,4 @@
-"""A bare ASGI application, quick to load, whose routes do what no route should."""
+"""A bare ASGI application, quick to load, whose routes misbehave."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ LEFT: list[Any] = []
 
 
 class Answered(Exception):
-    """The route has seen to its answer itself."""
+    """Raised when the route has sent its answer itself."""
 
 
 async def pid() -> int:
@@ -74,7 +74,7 @@ async def loop_in_a_thread() -> None:
     try:
         await asyncio.to_thread(_loop)
     except asyncio.CancelledError:
-        # As a framework's thread pool, which waits for its thread.
+        # Like a framework's thread pool, which waits for its thread.
         while True:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(60)
@@ -200,7 +200,7 @@ async def leak(mib: int) -> None:
 
 
 async def odd(what: str, send: Any) -> None:
-    """Send what may not be sent."""
+    """Send messages that ASGI does not allow."""
     start = {"type": "http.response.start", "status": 200, "headers": []}
     body = {"type": "http.response.body", "body": b"four"}
     messages = {

@@ -324,7 +324,7 @@ async def ws_two_tasks(socket: WebSocket) -> None:
     await socket.close()
 
 
-# -- What goes wrong; what kills is in handler_faults.
+# -- Errors; routes that kill the process are in handler_faults.
 
 
 @app.get("/raise")
@@ -387,7 +387,7 @@ async def own_id(response: Response) -> None:
 
 
 async def upper(scope: Any, receive: Any, send: Any) -> None:
-    """Answers while it receives."""
+    """Send the answer while the body still arrives."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"x-up", b"yes")]})
     while True:
         message = await receive()

@@ -1,4 +1,4 @@
-"""The queue's worker, whose heartbeat process dies as soon as it is there."""
+"""The queue worker with a heartbeat process that dies as soon as it starts."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""The queue's worker, on disks that take what is written and never say that they have it."""
+"""The queue worker on disks that accept writes but never finish an fsync."""
 
 import os
 import runpy
