@@ -307,7 +307,7 @@ class TestAnotherPython:
     def test_functions_of_files_travel_as_source(self, pool, wanted):
         major, minor = map(int, wanted.split("."))
         assert pool.submit(python).result(60) == (major, minor)
-        # Pytest loads this module: a worker would not find it, so everything in it travels by value.
+        # Pytest loads this module: a worker would not find it, so its functions travel by value.
         factor = 3
 
         def scaled(number, *, plus=0):

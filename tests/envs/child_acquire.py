@@ -1,4 +1,4 @@
-"""A process of its own that acquires an environment and tells what it got, as JSON.
+"""A separate process that acquires an environment and prints what it got, as JSON.
 
 With `hold` it keeps its leases until its stdin ends. With `die_at` ("module:Class.name:before"
 or "...:after") it kills itself with SIGKILL around the first call of that function. With

@@ -1,4 +1,4 @@
-"""A process of any version that maintains a store, and tells of it as JSON; its argument is an order.
+"""A process of any version that maintains a store and prints results as JSON; argument: an order.
 
 `evict`: sweep up, and evict all that nobody uses. `write`, `read`: what a request meant, and what
 calls imported. It imports by the names of today or, where these are not there, of version b91e52e.

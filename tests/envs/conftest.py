@@ -40,7 +40,7 @@ class Index:
         files: dict[str, str | bytes] | None = None,
         extras: dict[str, list[str]] | None = None,
     ) -> Path:
-        """Write a wheel; its module tells its version."""
+        """Write a wheel whose module has its version."""
         stem = f"{name.replace('-', '_')}-{version}"
         module = name.replace("-", "_")
         content: dict[str, str | bytes] = {f"{module}/__init__.py": f"version = {version!r}\n"}
@@ -126,7 +126,7 @@ def base(tmp_path: Path, index: Index) -> Base:
 
 @dataclass
 class Setup:
-    """Where a test's settings come from; `settings(...)` overrides any of them."""
+    """The settings of a test; `settings(...)` overrides any of them."""
 
     volume: Path
     local: Path
@@ -148,7 +148,7 @@ class Setup:
         return EnvSettings(**values)
 
     def child(self, *requirements: str, **changes: Any) -> "subprocess.Popen[str]":
-        """Another process (another pod, for all the store knows) that acquires."""
+        """Start another process that acquires; to the store it is another pod."""
         values = {
             "base_python": str(self.base.python),
             "volume": str(self.volume),
@@ -186,7 +186,7 @@ def setup(tmp_path: Path, base: Base) -> Iterator[Setup]:
 
 @pytest.fixture
 def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    """Run a coroutine to its end, in a loop of its own."""
+    """Run a coroutine in a new event loop."""
     return asyncio.run
 
 
@@ -199,5 +199,5 @@ def imported_version(python: Path, module: str) -> str:
 
 @pytest.fixture
 def version_in() -> Callable[[Path, str], str]:
-    """The version of a module that an environment's Python imports."""
+    """Return the version of a module that an environment's Python imports."""
     return imported_version

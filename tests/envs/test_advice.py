@@ -1,4 +1,4 @@
-"""What to do, where the mistake is in the request: a module's name, or the wrong Python."""
+"""Advice for mistakes in a request: a module's name for a package's, or the wrong Python."""
 
 import asyncio
 import io
@@ -55,8 +55,10 @@ def failing(setup: Any, run: Run, *requirements: str, **rest: Any) -> Any:
         ("pkg_resources", "setuptools<82"),
     ],
 )
-def test_a_module_is_not_its_package(asked: str, package: str, setup: Any, run: Run) -> None:
-    setup.base.index.add("docx", "0.2")  # a package of that name there is; it is another
+def test_a_modules_name_gets_the_package_as_advice(
+    asked: str, package: str, setup: Any, run: Run
+) -> None:
+    setup.base.index.add("docx", "0.2")  # a different package has this name
     failure = failing(setup, run, "alpha", asked)
     assert isinstance(failure, ResolutionFailed)
     assert "docx" in asked or "The package index has no " in failure.what
@@ -69,19 +71,19 @@ def test_a_module_of_python_needs_no_package(setup: Any, run: Run) -> None:
     assert "json is part of Python" in failing(setup, run, "json").advice
 
 
-def test_a_name_that_nobody_knows(setup: Any, run: Run) -> None:
+def test_an_unknown_name_is_reported(setup: Any, run: Run) -> None:
     failure = failing(setup, run, "no-such-thing")
     assert "check the spelling" in failure.advice
     assert failure.what == "The package index has no package 'no-such-thing'"
 
 
-def test_versions_that_are_not_there_are_for_changing(setup: Any, run: Run) -> None:
+def test_a_missing_version_gets_the_advice_to_change_it(setup: Any, run: Run) -> None:
     failure = failing(setup, run, "alpha>=9")
     assert "change the versions" in failure.advice
 
 
 def test_another_package_of_a_modules_name_is_warned_of(setup: Any, run: Run) -> None:
-    """It is installed all the same: it may be what was meant."""
+    """The package is still installed, because the user may have meant it."""
     for name in ("serial", "bs4"):
         setup.base.index.add(name, "1.0")
 
@@ -116,7 +118,7 @@ def test_an_unknown_extra_is_warned_of(layered: bool, setup: Any, run: Run) -> N
 
 
 def another(setup: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """A Python that is here and not the base's, and the base's own."""
+    """Another installed version of Python, and the base's version."""
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     argv = [str(setup.base.python), "-c", code]
     now = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
@@ -131,13 +133,13 @@ def another(setup: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
 
 
 def needing(setup: Any, name: str, version: str, python: str) -> None:
-    """A wheel for one Python only, by its metadata."""
+    """Build a wheel that requires one version of Python."""
     wheel = setup.base.index.add(name, version, files={"x.py": ""})
     tag = "cp" + python.replace(".", "")
     wheel.rename(wheel.with_name(f"{name}-{version}-{tag}-{tag}-manylinux2014_x86_64.whl"))
 
 
-def test_a_package_for_another_python_says_which(
+def test_the_error_names_the_python_that_a_package_needs(
     setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, now = another(setup, monkeypatch)
@@ -148,7 +150,7 @@ def test_a_package_for_another_python_says_which(
     assert f"not on Python {now}" in failure.advice
 
 
-def test_a_package_for_a_python_that_is_not_here_says_so(
+def test_the_error_says_when_the_needed_python_is_not_installed(
     setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     _, now = another(setup, monkeypatch)
@@ -167,12 +169,12 @@ async def _finds_nothing(version: str, *_: Any) -> Any:
     raise InterpreterMissing(f"no {version}")
 
 
-def test_a_package_for_no_python_of_ours_keeps_its_advice(setup: Any, run: Run) -> None:
+def test_a_package_for_an_unsupported_python_keeps_its_general_advice(setup: Any, run: Run) -> None:
     needing(setup, "picky", "1.0", "3.6")
     assert "python_version" not in failing(setup, run, "picky").advice
 
 
-def test_a_source_that_does_not_build_may_have_a_wheel_elsewhere(
+def test_a_failed_source_build_suggests_a_python_with_a_wheel(
     setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An old release has wheels for old Pythons only; on others uv tries to build it."""
@@ -200,7 +202,7 @@ def test_a_source_that_does_not_build_may_have_a_wheel_elsewhere(
     assert caught.value.advice.startswith(f'set python_version to "{other}"')
 
 
-def test_the_table_of_modules() -> None:
+def test_the_table_of_modules_is_consistent() -> None:
     assert import_names.providers_of("google.cloud.storage.blob") == ("google-cloud-storage",)
     assert import_names.providers_of("google.protobuf") == ("protobuf",)
     assert import_names.providers_of("numpy") == ()

@@ -1,4 +1,4 @@
-"""Archives: what is packed comes back; what is hostile does not come in; no registry needed."""
+"""Archives: contents round-trip, hostile members are refused, and no registry is needed."""
 
 import asyncio
 import io
@@ -30,7 +30,7 @@ def member(name: str, data: bytes = b"", **changes: Any) -> tuple[tarfile.TarInf
 
 
 def hostile(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Promise:
-    """An archive with these members, and a manifest that vouches for it."""
+    """Write an archive with these members, and a valid manifest for it."""
     import hashlib
 
     raw = io.BytesIO()
@@ -55,7 +55,7 @@ def target(tmp_path: Path) -> Path:
     return made
 
 
-def test_honest_archives_come_out(tmp_path: Path, target: Path) -> None:
+def test_valid_archives_are_unpacked(tmp_path: Path, target: Path) -> None:
     archive = tmp_path / "a"
     promise = hostile(
         archive,
@@ -103,7 +103,7 @@ def test_hostile_members_are_refused(
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_bombs_stop_early(tmp_path: Path, target: Path) -> None:
+def test_decompression_bombs_are_stopped_early(tmp_path: Path, target: Path) -> None:
     archive = tmp_path / "a"
     promise = hostile(archive, member("zeros", bytes(50_000_000)))
     with pytest.raises(Tampered, match="more than its manifest says"):
@@ -148,7 +148,7 @@ def test_a_second_pod_needs_no_registry(
         names = sorted(os.listdir(setup.store("archives")))
         assert names == [f"{lease.environment.digest}.json", f"{lease.environment.digest}.tar.zst"]
         for wheel in setup.base.index.folder.iterdir():
-            wheel.unlink()  # and with them, all that the registry has
+            wheel.unlink()  # and thereby empty the registry
         async with Environments(second) as environments:
             found = await environments.acquire(Spec(requirements=("beta",)))
             assert found.environment.origin == "archive"
@@ -162,8 +162,8 @@ def test_a_second_pod_needs_no_registry(
     run(main())
 
 
-def test_bytecode_survives_the_journey(setup: Any, run: Run, tmp_path: Path) -> None:
-    """Python takes unpacked bytecode for fresh: modification times travel too."""
+def test_bytecode_stays_valid_through_an_archive(setup: Any, run: Run, tmp_path: Path) -> None:
+    """Modification times are restored, so Python accepts the unpacked bytecode."""
     settings = [setup.settings(mode="archive", local=tmp_path / name) for name in ("one", "two")]
 
     async def main() -> None:
@@ -185,7 +185,7 @@ def test_bytecode_survives_the_journey(setup: Any, run: Run, tmp_path: Path) -> 
 def test_an_archive_is_unpacked_without_a_process(
     setup: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That is why it is faster than a build, even of packages that uv has unpacked already."""
+    """Therefore unpacking is faster than a build, even with packages in uv's cache."""
     modules = {f"m{n}.py": f"def f{n}(x):\n    return [x, {n}]\n" * 40 for n in range(200)}
     setup.base.index.add("many", "1.0", files=modules)
     started: list[str] = []
@@ -224,7 +224,7 @@ def test_an_archive_is_unpacked_without_a_process(
 
 @pytest.mark.parametrize("kind", ["long", "wide"])
 def test_paths_and_files_of_any_length(kind: str, tmp_path: Path, target: Path) -> None:
-    """Long paths are told in records of their own, large files written in pieces."""
+    """Long paths use separate records, and large files are written in pieces."""
     name = "/".join(["d" * 60] * 4) + "/\u00e9" if kind == "long" else "big"
     data = b"" if kind == "long" else os.urandom(5_000_001)
     archive = tmp_path / "a"
@@ -242,7 +242,7 @@ def _change(told: Path, **changes: Any) -> None:
     "damage",
     ["archive", "manifest", "signature", "missing", "unsigned", "cut", "facts", "bomb", "nested"],
 )
-def test_a_bad_archive_is_built_anew(
+def test_an_environment_with_a_bad_archive_is_rebuilt(
     damage: str, setup: Any, run: Run, version_in: Callable[[Path, str], str], tmp_path: Path
 ) -> None:
     key = b"key" if damage in {"signature", "unsigned"} else None

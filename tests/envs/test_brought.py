@@ -1,4 +1,4 @@
-"""Packages that whoever asks has in a folder of his own: what is built goes with them, and lacks them."""
+"""Packages that the requester has in its own folder: builds fit them, and leave them out."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,7 +27,7 @@ async def explained(settings: EnvSettings, spec: Spec) -> dict[str, tuple[str, s
 
 @pytest.fixture(autouse=True)
 def framework(index: Any) -> None:
-    """As fastapi is over pydantic: the newest one does not go with an old one."""
+    """A framework like fastapi, whose newest version does not fit an old pydantic."""
     index.add("framework", "1.0", "alpha<2")
     index.add("framework", "2.0", "alpha>=2", "beta")
 
@@ -37,7 +37,7 @@ def modules(python: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.is_dir()} - {"__pycache__"}
 
 
-def test_what_is_brought_bounds_the_rest_and_is_not_installed(setup: Any, run: Run) -> None:
+def test_brought_packages_constrain_the_rest_and_are_not_installed(setup: Any, run: Run) -> None:
     spec = Spec(requirements=("framework",), brought=("alpha==1.0",))
     environment = run(acquired(setup.settings(), spec))
     assert "framework" in modules(environment.python)
@@ -45,7 +45,7 @@ def test_what_is_brought_bounds_the_rest_and_is_not_installed(setup: Any, run: R
     assert not any(name.startswith("alpha") for name in modules(environment.python))
 
 
-def test_what_is_brought_is_part_of_what_is_asked_for(setup: Any, run: Run) -> None:
+def test_brought_packages_are_part_of_the_requests_key(setup: Any, run: Run) -> None:
     async def both() -> list[Any]:
         async with Environments(setup.settings()) as environments:
             specs = [Spec(requirements=("framework",), brought=(line,)) for line in BOTH]
@@ -65,7 +65,7 @@ def test_what_is_brought_is_part_of_what_is_asked_for(setup: Any, run: Run) -> N
 BOTH = ("alpha==1.0", "alpha==2.0")
 
 
-def test_a_conflict_is_told_with_what_is_brought(setup: Any, run: Run) -> None:
+def test_a_conflict_is_reported_with_the_brought_packages(setup: Any, run: Run) -> None:
     spec = Spec(requirements=("framework>=2",), brought=("alpha==1.0", "other==3.1"))
     with pytest.raises(ResolutionFailed) as caught:
         run(acquired(setup.settings(), spec))
@@ -74,7 +74,7 @@ def test_a_conflict_is_told_with_what_is_brought(setup: Any, run: Run) -> None:
     assert "bring versions" in caught.value.advice
 
 
-def test_a_package_of_the_base_that_does_not_go_with_it_is_replaced(setup: Any, run: Run) -> None:
+def test_a_base_package_that_conflicts_with_brought_ones_is_replaced(setup: Any, run: Run) -> None:
     setup.base.install("framework==2.0")
     alone = run(explained(setup.settings(), Spec(requirements=("framework",))))
     assert alone["framework"] == ("2.0", "base")
@@ -88,9 +88,7 @@ def test_a_package_of_the_base_that_does_not_go_with_it_is_replaced(setup: Any, 
     assert fits["framework"] == ("2.0", "base")
 
 
-def test_a_runtime_package_that_is_brought_is_not_installed_a_second_time(
-    setup: Any, run: Run
-) -> None:
+def test_a_brought_runtime_package_is_not_installed_again(setup: Any, run: Run) -> None:
     settings = setup.settings(runtime_pins=("alpha==2.0",))
     spec = Spec(requirements=("framework",), brought=("alpha==1.0",))
     environment = run(acquired(settings, spec))
@@ -98,7 +96,7 @@ def test_a_runtime_package_that_is_brought_is_not_installed_a_second_time(
     assert "alpha" not in modules(environment.python)
 
 
-def test_a_request_that_brings_nothing_has_the_key_that_it_always_had(setup: Any, run: Run) -> None:
+def test_the_key_of_a_request_without_brought_packages_is_unchanged(setup: Any, run: Run) -> None:
     from flashpool.envs.resolving.base_interpreter import Bases
     from flashpool.envs.resolving.digest import FORMAT, _hash, index_identity, request_key
     from flashpool.envs.resolving.spec import normalise
@@ -117,6 +115,6 @@ def test_a_request_that_brings_nothing_has_the_key_that_it_always_had(setup: Any
 
 
 @pytest.mark.parametrize("line", ["alpha", "alpha>=1", "-r x==1", "alpha==new"])
-def test_what_names_no_package_is_refused(line: str, setup: Any, run: Run) -> None:
+def test_invalid_brought_packages_are_refused(line: str, setup: Any, run: Run) -> None:
     with pytest.raises(SpecRefused, match="name==version"):
         run(acquired(setup.settings(), Spec(requirements=("beta",), brought=(line,))))

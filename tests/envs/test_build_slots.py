@@ -1,4 +1,4 @@
-"""A bound on builds: how many at once, who comes next, and what those who wait are told."""
+"""The limit of concurrent builds: how many, which one is next, and progress of those waiting."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_begun_builds_go_first_and_all_hear_where_they_stand(run: Run) -> None:
+def test_started_builds_go_first_and_all_learn_their_place(run: Run) -> None:
     build_slots = BuildSlots(1)
     order: list[str] = []
     heard: dict[str, list[str]] = {}
@@ -45,8 +45,8 @@ def test_begun_builds_go_first_and_all_hear_where_they_stand(run: Run) -> None:
 
 
 @pytest.mark.parametrize("when", ["waiting", "called", "passed over"])
-def test_a_place_is_never_lost(when: str, run: Run) -> None:
-    """Whoever is cancelled gives back what it had, or was just given."""
+def test_a_build_slot_is_never_lost(when: str, run: Run) -> None:
+    """A cancelled build returns its slot, even one that it was just given."""
     build_slots = BuildSlots(1)
 
     async def hold(gate: asyncio.Event) -> None:
@@ -78,7 +78,9 @@ def test_a_place_is_never_lost(when: str, run: Run) -> None:
     assert "1 of 1 free, 0 waiting" in repr(build_slots)
 
 
-def test_builds_at_once_are_bounded(setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_builds_are_limited(
+    setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(5):
         setup.base.index.add(f"one{number}", "1.0")
     now, most = 0, 0

@@ -1,4 +1,4 @@
-"""Real builds with uv: layers, isolation, sharing, failures, what the facade promises."""
+"""Real builds with uv: layers, isolation, sharing, failures, and the facade's contract."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ def spec(*requirements: str, **rest: Any) -> Spec:
     return Spec(requirements=requirements, **rest)
 
 
-def test_build_then_hits(setup: Any, run: Run, version_in: VersionIn) -> None:
+def test_a_build_is_followed_by_hits(setup: Any, run: Run, version_in: VersionIn) -> None:
     async def main() -> None:
         lines: list[str] = []
         async with Environments(setup.settings()) as environments:
@@ -56,7 +56,7 @@ def test_build_then_hits(setup: Any, run: Run, version_in: VersionIn) -> None:
     run(main())
 
 
-def test_what_resolves_alike_is_shared(setup: Any, run: Run) -> None:
+def test_specs_that_resolve_to_the_same_plan_share_an_environment(setup: Any, run: Run) -> None:
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             digests = set()
@@ -74,7 +74,7 @@ def test_what_resolves_alike_is_shared(setup: Any, run: Run) -> None:
     run(main())
 
 
-def test_nothing_asked_is_the_base(setup: Any, run: Run) -> None:
+def test_an_empty_spec_gets_the_base(setup: Any, run: Run) -> None:
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             with await environments.acquire(spec()) as found:
@@ -87,7 +87,7 @@ def test_nothing_asked_is_the_base(setup: Any, run: Run) -> None:
 def test_a_large_base_package_is_neither_fetched_nor_copied(
     setup: Any, run: Run, version_in: VersionIn
 ) -> None:
-    """It is not even in the index any more: nothing but the base can have given it."""
+    """The package is removed from the index, so only the base can provide it."""
     index = setup.base.index
     wheel = index.add("bigpkg", "1.0+cu128", files={"weights.bin": os.urandom(30_000_000)})
     setup.base.install("bigpkg")
@@ -110,7 +110,7 @@ def test_a_large_base_package_is_neither_fetched_nor_copied(
     run(main())
 
 
-def test_a_conflicting_pin_gives_what_was_asked_for(
+def test_a_pin_that_conflicts_with_the_base_is_honoured(
     setup: Any, run: Run, version_in: VersionIn
 ) -> None:
     setup.base.install("alpha==1.0")
@@ -134,7 +134,9 @@ def test_a_conflicting_pin_gives_what_was_asked_for(
     assert version_in(setup.base.python, "alpha") == "1.0"
 
 
-def test_no_absurd_version_in_silence(setup: Any, run: Run, version_in: VersionIn) -> None:
+def test_a_much_older_version_is_never_chosen_silently(
+    setup: Any, run: Run, version_in: VersionIn
+) -> None:
     index = setup.base.index
     index.add("tool", "1.0")
     index.add("tool", "4.0", "alpha>=2")
@@ -160,14 +162,14 @@ def test_no_absurd_version_in_silence(setup: Any, run: Run, version_in: VersionI
         (("tool",), ["alone", "constrained", "free"]),
     ],
 )
-def test_no_more_is_resolved_than_the_answer_needs(
+def test_only_the_resolutions_that_are_needed_run(
     asked: tuple[str, ...],
     resolutions: list[str],
     setup: Any,
     run: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The full resolution without the base doubles the work: it is for conflicts."""
+    """The resolution without the base doubles the work, so it runs only for conflicts."""
     index = setup.base.index
     index.add("tool", "1.0")
     index.add("tool", "4.0", "alpha>=2")
@@ -192,8 +194,10 @@ def test_no_more_is_resolved_than_the_answer_needs(
     assert sorted(seen) == sorted(resolutions)
 
 
-def test_the_base_may_contradict_itself(setup: Any, run: Run, version_in: VersionIn) -> None:
-    """An image whose own metadata disagree does not turn every request into a conflict."""
+def test_inconsistent_metadata_of_the_base_is_tolerated(
+    setup: Any, run: Run, version_in: VersionIn
+) -> None:
+    """Otherwise every request on such an image would be a conflict."""
     setup.base.index.add("gamma", "1.0", "alpha>=1")
     setup.base.install("gamma", "alpha==1.0")
     setup.base.index.add("gamma", "2.0")
@@ -210,7 +214,9 @@ def test_the_base_may_contradict_itself(setup: Any, run: Run, version_in: Versio
     run(main())
 
 
-def test_runtime_pins_go_in_and_give_way(setup: Any, run: Run, version_in: VersionIn) -> None:
+def test_runtime_packages_are_pinned_unless_a_request_conflicts(
+    setup: Any, run: Run, version_in: VersionIn
+) -> None:
     index = setup.base.index
     index.add("cloudpickle", "3.0")
     index.add("cloudpickle", "2.0")
@@ -230,7 +236,7 @@ def test_runtime_pins_go_in_and_give_way(setup: Any, run: Run, version_in: Versi
     run(main())
 
 
-def test_failures_tell_and_are_remembered(setup: Any, run: Run) -> None:
+def test_failures_are_explained_and_remembered(setup: Any, run: Run) -> None:
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             for _ in range(2):
@@ -246,7 +252,7 @@ def test_failures_tell_and_are_remembered(setup: Any, run: Run) -> None:
     run(main())
 
 
-def test_a_package_that_does_not_build(setup: Any, run: Run, tmp_path: Path) -> None:
+def test_a_package_that_does_not_build_is_an_error(setup: Any, run: Run, tmp_path: Path) -> None:
     source = tmp_path / "broken"
     source.mkdir()
     (source / "pyproject.toml").write_text(
@@ -301,7 +307,7 @@ def test_local_sources_are_built_and_see_no_secrets(
     assert "top-secret" not in seen.read_text()
 
 
-def test_many_at_once_build_once(setup: Any, run: Run) -> None:
+def test_many_concurrent_requests_build_once(setup: Any, run: Run) -> None:
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             asked = [
@@ -322,7 +328,7 @@ def test_many_at_once_build_once(setup: Any, run: Run) -> None:
 
 
 def _slow_source(tmp_path: Path) -> tuple[Path, Path]:
-    """A source whose build says that it began, then waits for ever."""
+    """Create a source whose build reports that it began, then waits for ever."""
     source = tmp_path / "slow"
     source.mkdir()
     (source / "pyproject.toml").write_text(
@@ -375,7 +381,7 @@ def test_a_cancelled_build_leaves_nothing(setup: Any, run: Run, tmp_path: Path) 
     run(main())
 
 
-def test_deadlines_and_limits(setup: Any, run: Run, tmp_path: Path) -> None:
+def test_deadlines_and_limits_are_enforced(setup: Any, run: Run, tmp_path: Path) -> None:
     source, _ = _slow_source(tmp_path)
 
     async def main() -> None:
@@ -391,7 +397,7 @@ def test_deadlines_and_limits(setup: Any, run: Run, tmp_path: Path) -> None:
     run(main())
 
 
-def test_closing_ends_what_runs(setup: Any, run: Run, tmp_path: Path) -> None:
+def test_closing_ends_running_builds(setup: Any, run: Run, tmp_path: Path) -> None:
     source, began = _slow_source(tmp_path)
 
     async def main() -> None:
@@ -407,12 +413,12 @@ def test_closing_ends_what_runs(setup: Any, run: Run, tmp_path: Path) -> None:
 
 
 def test_the_loop_is_never_blocked(setup: Any, run: Run) -> None:
-    """While an environment is built, finished and looked at, ticks keep coming."""
+    """Ticks on the loop continue while an environment is built, finished and inspected."""
     setup.base.index.add("many", "1.0", files={f"m{n}.py": "x = 1\n" for n in range(1500)})
     gaps: list[tuple[float, float]] = []
 
     async def tick() -> None:
-        """Note how long the loop was elsewhere, and what of that its thread computed itself."""
+        """Record how long the loop was blocked, and the CPU time of its thread in that time."""
         last, spent = time.monotonic(), time.thread_time()
         while True:
             await asyncio.sleep(0.001)
@@ -429,7 +435,7 @@ def test_the_loop_is_never_blocked(setup: Any, run: Run) -> None:
     run(main())
     elsewhere, computed = (max(each) for each in zip(*gaps, strict=True))
     assert computed < 0.25
-    # Threads share the interpreter lock and the machine its cores: this one tells only a hang.
+    # Threads share the interpreter lock and the cores, so this bound detects only a hang.
     assert elsewhere < 5
 
 
@@ -438,7 +444,9 @@ def _version_of(python: Path) -> str:
     return subprocess.run([str(python), "-c", code], capture_output=True, text=True).stdout.strip()
 
 
-def test_another_python(setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_python_can_be_requested(
+    setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other, path = another_python()
     monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
 
@@ -468,7 +476,7 @@ def test_preloads_are_shared(setup: Any, run: Run) -> None:
 
 
 def test_a_memo_hit_is_cheap(setup: Any, run: Run) -> None:
-    """It is there at once: nothing is waited for, and what touches the disk would be."""
+    """A memo hit does not wait for anything, so it cannot touch the disk."""
 
     async def main() -> None:
         async with Environments(setup.settings()) as environments:

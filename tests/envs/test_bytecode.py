@@ -1,4 +1,4 @@
-"""Bytecode of environments: whole, compiled at the build, and written by nobody afterwards."""
+"""Bytecode of environments: complete, compiled at the build, and never written afterwards."""
 
 import asyncio
 import errno
@@ -40,7 +40,7 @@ def built(setup: Any, run: Run, *requirements: str, **changes: Any) -> Path:
 
 
 def problem_of(setup: Any, run: Run, **changes: Any) -> str:
-    """What `verify` says of the one environment there is."""
+    """Return what `verify` reports about the only environment."""
 
     async def main() -> str:
         async with Environments(setup.settings(**changes)) as environments:
@@ -61,14 +61,14 @@ def cached(root: Path, module: str) -> Path:
 
 def python(root: Path, code: str, *options: str) -> str:
     argv = [str(root / "bin" / "python"), *options, "-c", code]
-    # Without the variables of whoever runs the tests: some keep Python from writing any bytecode.
+    # Drop the variables of the user who runs the tests: some disable writing of bytecode.
     done = subprocess.run(argv, capture_output=True, text=True, cwd="/", env={})
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def test_imports_write_no_bytecode_into_an_environment(setup: Any, run: Run) -> None:
-    """Not even of modules that the build did not compile, nor with another optimisation."""
+    """This includes modules that the build did not compile, and other optimisation levels."""
     root = built(setup, run, "beta", compile_bytecode=False)
     assert bytecode_in(root) == set()
     for options in ((), ("-I",), ("-O",)):
@@ -76,7 +76,7 @@ def test_imports_write_no_bytecode_into_an_environment(setup: Any, run: Run) -> 
     assert bytecode_in(root) == set()
 
 
-def test_what_programs_see_of_bytecode_is_as_in_plain_python(
+def test_programs_see_bytecode_settings_as_in_plain_python(
     setup: Any, run: Run, tmp_path: Path
 ) -> None:
     root = built(setup, run, "beta", compile_bytecode=False)
@@ -127,7 +127,7 @@ def of_another_module(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, of_another_module])
 @pytest.mark.parametrize("sealed", [True, False])
-def test_bytecode_that_is_not_its_module_s_is_found(
+def test_bytecode_that_does_not_match_its_module_is_found(
     sealed: bool, damage: Callable[[Path], None], setup: Any, run: Run
 ) -> None:
     root = built(setup, run, "beta")
@@ -137,7 +137,7 @@ def test_bytecode_that_is_not_its_module_s_is_found(
     assert problem_of(setup, run)
 
 
-def test_bytecode_that_somebody_adds_is_found(setup: Any, run: Run) -> None:
+def test_added_bytecode_is_found(setup: Any, run: Run) -> None:
     root = built(setup, run, "beta", compile_bytecode=False)
     assert problem_of(setup, run) == ""
     python(root, "import alpha, py_compile; py_compile.compile(alpha.__file__)")
@@ -145,10 +145,8 @@ def test_bytecode_that_somebody_adds_is_found(setup: Any, run: Run) -> None:
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_what_is_cut_when_an_environment_is_finished_is_not_sealed(
-    compiled: bool, setup: Any, run: Run
-) -> None:
-    """A call may have compiled modules itself, on a full disk, before the build came to it."""
+def test_truncated_bytecode_is_not_sealed(compiled: bool, setup: Any, run: Run) -> None:
+    """A call may have compiled modules on a full disk before the build did."""
     root = built(setup, run, "beta")
     module = cached(root, "alpha/__init__.py")
     whole = module.read_bytes()
@@ -161,8 +159,8 @@ def test_what_is_cut_when_an_environment_is_finished_is_not_sealed(
     python(root, "import beta, alpha")
 
 
-def test_several_at_once_write_whole_files_and_good_ones_stay(tmp_path: Path) -> None:
-    """Where claims are worth nothing, two processes finish the same environment."""
+def test_concurrent_compilers_write_complete_files_and_keep_good_ones(tmp_path: Path) -> None:
+    """Where claims do not work, two processes finish the same environment."""
     for number in range(30):
         (tmp_path / f"m{number}.py").write_text(MODULE)
     program = [sys.executable, "-I", "-S", bytecode_program.__file__]
@@ -179,17 +177,17 @@ def test_several_at_once_write_whole_files_and_good_ones_stay(tmp_path: Path) ->
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in before} == before
 
 
-def test_what_a_killed_compilation_left_is_no_part_of_the_environment(setup: Any, run: Run) -> None:
+def test_leftovers_of_a_killed_compilation_are_removed(setup: Any, run: Run) -> None:
     root = built(setup, run, "beta")
     path = cached(root, "alpha/__init__.py")
     path.with_name(f"{path.name}.12345678{bytecode_program.UNFINISHED}").write_bytes(b"half")
     assert problem_of(setup, run) == ""
 
 
-def test_what_cannot_be_written_is_an_error_and_nothing_that_is_cut(
+def test_a_write_error_leaves_no_truncated_bytecode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that takes only half of the last write says so at the next one."""
+    """A disk that takes only half of the last write reports the error at the next one."""
     (tmp_path / "m.py").write_text(MODULE)
     write = os.write
 
@@ -231,7 +229,8 @@ def test_a_disk_that_is_full_for_a_moment_leaves_no_truncated_bytecode(
     settings = {"volume_key": key, "mode": "volume"}
     root = built(setup, run, "big", **settings)
     python(root, "import big.m1, big.m39")
-    # What is sealed before it is published goes to another disk; else it is finished later.
+    # With a key, sealing precedes publication, so the build goes to another disk.
+    # Without a key, the environment is finished later.
     assert root.is_relative_to(disk) == (key is None)
     assert list(disk.glob("flashpool/envs/*/flashpool.seal")) == []
     assert failures
@@ -256,7 +255,7 @@ def test_a_python_that_dies_over_a_module_leaves_an_environment_that_works(
     python(root, "import beta, alpha")
 
 
-def test_what_the_check_cannot_read_is_a_problem(setup: Any, run: Run) -> None:
+def test_a_file_that_the_check_cannot_read_is_a_problem(setup: Any, run: Run) -> None:
     root = built(setup, run, "beta")
     (root / "bin" / "python").unlink()
     (root / "bin" / "python").symlink_to("/bin/false")
@@ -264,7 +263,7 @@ def test_what_the_check_cannot_read_is_a_problem(setup: Any, run: Run) -> None:
     assert "cannot be checked" in asyncio.run(bytecode.problems(root))[0]
 
 
-def test_hash_based_bytecode_counts_by_its_hash(tmp_path: Path) -> None:
+def test_hash_based_bytecode_is_checked_by_its_hash(tmp_path: Path) -> None:
     source = tmp_path / "m.py"
     source.write_text("x = 1\n")
     code = "import py_compile, sys; py_compile.compile(sys.argv[1], invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"

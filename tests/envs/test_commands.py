@@ -1,4 +1,4 @@
-"""What `flashpool envs` does, without a terminal."""
+"""The `flashpool envs` commands, without a terminal."""
 
 import asyncio
 import os
@@ -14,7 +14,9 @@ Run = Callable[[Any], Any]
 
 
 @pytest.mark.parametrize("mode", ["volume", "archive"])
-def test_a_life_in_commands(mode: str, setup: Any, run: Run) -> None:
+def test_an_environment_is_built_shown_verified_and_removed_by_commands(
+    mode: str, setup: Any, run: Run
+) -> None:
     async def main() -> None:
         async with Environments(setup.settings(mode=mode)) as environments:
             built = await operations.build(environments, ["beta"])
@@ -51,7 +53,7 @@ def test_a_life_in_commands(mode: str, setup: Any, run: Run) -> None:
     run(main())
 
 
-def test_warm_and_gc(setup: Any, run: Run, tmp_path: Path) -> None:
+def test_warm_builds_and_gc_deletes(setup: Any, run: Run, tmp_path: Path) -> None:
     file = tmp_path / "sets.txt"
     file.write_text("# the first\nalpha\nbeta  # both\n\n\nalpha==1.0\n\nnothing-such\n")
 
@@ -75,7 +77,7 @@ def test_warm_and_gc(setup: Any, run: Run, tmp_path: Path) -> None:
     run(main())
 
 
-def test_what_is_not_there_is_told_as_that(setup: Any, run: Run) -> None:
+def test_missing_environments_are_reported(setup: Any, run: Run) -> None:
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             for act in (operations.show, operations.remove):
@@ -88,8 +90,8 @@ def test_what_is_not_there_is_told_as_that(setup: Any, run: Run) -> None:
     run(main())
 
 
-def test_what_is_only_archived_can_be_named(setup: Any, run: Run, tmp_path: Path) -> None:
-    """As `ls` lists it."""
+def test_archived_environments_can_be_named(setup: Any, run: Run, tmp_path: Path) -> None:
+    """Names are those that `ls` lists."""
 
     async def main() -> None:
         async with Environments(setup.settings(mode="archive")) as environments:

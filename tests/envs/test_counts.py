@@ -1,4 +1,4 @@
-"""What stats tell of a store: what lies there, what was built here, what failed, what was evicted."""
+"""Stats of a store: environments stored, built, failed and evicted."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ def spec(*requirements: str) -> Spec:
 
 
 async def until(environments: Environments, condition: Callable[[Tally], bool]) -> Tally:
-    """The figures of the one store, once they are so."""
+    """Wait until the figures of the only store satisfy the condition; return them."""
     end = time.monotonic() + LIMIT_S
     while True:
         (pulse,) = environments.pulses()
@@ -40,7 +40,7 @@ def test_builds_failures_and_evictions_are_counted(setup: Any, run: Run) -> None
             tally = await until(environments, lambda tally: tally.environments == 2)
             assert (tally.builds, tally.failed_builds, tally.evictions) == (2, 0, 0)
             assert tally.bytes
-            for _ in range(2):  # the second answer comes from memory
+            for _ in range(2):  # the second failure is answered from memory
                 with pytest.raises(ResolutionFailed):
                     await environments.acquire(spec("gamma"))
             await provider.settled()
@@ -52,7 +52,9 @@ def test_builds_failures_and_evictions_are_counted(setup: Any, run: Run) -> None
     run(main())
 
 
-def test_what_others_built_is_there_and_is_none_of_our_builds(setup: Any, run: Run) -> None:
+def test_environments_built_by_others_are_stored_but_not_counted_as_builds(
+    setup: Any, run: Run
+) -> None:
     async def main() -> None:
         async with Environments(setup.settings()) as other:
             (await other.acquire(spec("beta"))).release()
@@ -65,7 +67,7 @@ def test_what_others_built_is_there_and_is_none_of_our_builds(setup: Any, run: R
     run(main())
 
 
-def test_a_build_that_takes_too_long_is_one_that_failed(setup: Any, run: Run) -> None:
+def test_a_build_that_times_out_counts_as_failed(setup: Any, run: Run) -> None:
     async def main() -> None:
         async with Environments(setup.settings(build_timeout_s=0.01)) as environments:
             await environments.open()

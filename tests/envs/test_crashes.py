@@ -1,4 +1,4 @@
-"""Several processes on one volume; builders that die, stop, or run out of disk."""
+"""Several processes on one volume: builders that die, are stopped, or run out of disk space."""
 
 import asyncio
 import json
@@ -71,7 +71,9 @@ def processes_in(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", ["volume", "archive"])
-def test_racers_build_once(mode: str, setup: Any, version_in: VersionIn, tmp_path: Path) -> None:
+def test_racing_processes_build_once(
+    mode: str, setup: Any, version_in: VersionIn, tmp_path: Path
+) -> None:
     """Several processes, twenty requests each, one new set: one build."""
     setup.base.index.add("many", "1.0", "beta", files={f"m{n}.py": "x = 1\n" for n in range(300)})
     children = [
@@ -109,7 +111,7 @@ STEPS = (
     "store.manifest:seal:before",
     "store.manifest:seal:after",
 )
-#: Of a build that nothing was begun for: under a quota, room is made first.
+#: Steps of a build without a draft: under a quota, space is freed first.
 PLAIN_STEPS = (
     "uv_cli:Uv.install:before",
     "uv_cli:Uv.install:after",
@@ -124,7 +126,7 @@ ARCHIVE_STEPS = (
 
 
 def others_come_right(setup: Any, version_in: VersionIn, **order: Any) -> None:
-    """After a death: nothing half-made is taken, and the next one works and cleans up."""
+    """After a death: incomplete results are not used, and the next builder works and cleans up."""
     all_published_are_complete(setup)
     rows = results(setup.child("many", times=3, **order))
     assert len(rows) == 3
@@ -137,7 +139,7 @@ def others_come_right(setup: Any, version_in: VersionIn, **order: Any) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_builder_that_dies_at_a_step(step: str, setup: Any, version_in: VersionIn) -> None:
+def test_a_builder_may_die_at_any_step(step: str, setup: Any, version_in: VersionIn) -> None:
     setup.base.index.add("many", "1.0", "beta", files={"m.py": "x = 1\n"})
     victim = setup.child("many", die_at=step)
     victim.communicate(timeout=50)
@@ -146,7 +148,7 @@ def test_a_builder_that_dies_at_a_step(step: str, setup: Any, version_in: Versio
 
 
 @pytest.mark.parametrize("step", PLAIN_STEPS)
-def test_a_builder_without_a_draft_that_dies_at_a_step(
+def test_a_builder_without_a_draft_may_die_at_any_step(
     step: str, setup: Any, version_in: VersionIn
 ) -> None:
     setup.base.index.add("many", "1.0", "beta", files={"m.py": "x = 1\n"})
@@ -157,7 +159,7 @@ def test_a_builder_without_a_draft_that_dies_at_a_step(
 
 
 @pytest.mark.parametrize("step", ARCHIVE_STEPS)
-def test_a_packer_that_dies_at_a_step(
+def test_a_packer_may_die_at_any_step(
     step: str, setup: Any, version_in: VersionIn, tmp_path: Path
 ) -> None:
     setup.base.index.add("many", "1.0", "beta", files={"m.py": "x = 1\n"})
@@ -169,7 +171,7 @@ def test_a_packer_that_dies_at_a_step(
 
 
 def _stages(setup: Any) -> dict[str, Callable[[], bool]]:
-    """Instants while uv runs, as they can be seen from outside."""
+    """Stages of a uv run that are visible from outside."""
 
     def scratch(*parts: str) -> list[Path]:
         return list(setup.store("scratch").glob("/".join(("*", *parts))))
@@ -182,8 +184,10 @@ def _stages(setup: Any) -> dict[str, Callable[[], bool]]:
 
 
 @pytest.mark.parametrize("stage", ["resolving", "venv", "installing"])
-def test_a_builder_killed_while_uv_runs(stage: str, setup: Any, version_in: VersionIn) -> None:
-    """Others wait for it already; uv dies with it."""
+def test_a_builder_may_be_killed_while_uv_runs(
+    stage: str, setup: Any, version_in: VersionIn
+) -> None:
+    """Other processes wait for the build; uv dies with its builder."""
     setup.base.index.add("many", "1.0", "beta", files={f"m{n}.py": "x = 1\n" for n in range(2000)})
     victim = setup.child("many")
     reached = _stages(setup)[stage]
@@ -196,7 +200,7 @@ def test_a_builder_killed_while_uv_runs(stage: str, setup: Any, version_in: Vers
 
 
 def _builder_of(setup: Any) -> int | None:
-    """The process that the one claim names."""
+    """Return the process named by the only claim."""
     for name in entries(setup.store("claims")):
         try:
             owner = parse_holder(os.readlink(setup.store("claims", name)))
@@ -207,7 +211,7 @@ def _builder_of(setup: Any) -> int | None:
 
 
 def _installed(setup: Any) -> int:
-    """Modules that are in the scratch directory of whoever builds."""
+    """Return the modules in the builder's scratch directory."""
     pattern = "*/env/lib/*/site-packages/many"
     return sum(len(entries(path)) for path in setup.store("scratch").glob(pattern))
 
@@ -215,7 +219,7 @@ def _installed(setup: Any) -> int:
 @pytest.mark.timeout(300)
 @pytest.mark.slow
 def test_the_builder_is_killed_again_and_again(setup: Any, version_in: VersionIn) -> None:
-    """Two processes race for one set, ten times over; the one that builds dies half-way."""
+    """Two processes race for one spec, ten times; the builder dies half-way."""
     files = {f"m{n}.py": "x = 1\n" for n in range(500)}
     setup.base.index.add("many", "1.0", "beta", files=files)
     for number in range(10):
@@ -288,7 +292,7 @@ def subprocess_with_lease(setup: Any, *requirements: str) -> "subprocess.Popen[s
         lambda path: (path / "flashpool.json").write_text("{"),
     ],
 )
-def test_a_damaged_environment_is_built_anew(
+def test_a_damaged_environment_is_rebuilt(
     damage: Callable[[Path], Any], setup: Any, run: Run, version_in: VersionIn
 ) -> None:
     setup.base.index.add("beta", "1.0", "alpha>=1.0", files={"native.so": bytes(10_000)})
@@ -312,7 +316,7 @@ def test_a_damaged_environment_is_built_anew(
     run(main())
 
 
-def test_a_tampered_environment_is_built_anew(setup: Any, run: Run, version_in: VersionIn) -> None:
+def test_a_tampered_environment_is_rebuilt(setup: Any, run: Run, version_in: VersionIn) -> None:
     settings = setup.settings(volume_key=b"key")
 
     async def main() -> None:
@@ -335,8 +339,8 @@ def test_a_tampered_environment_is_built_anew(setup: Any, run: Run, version_in: 
     run(main())
 
 
-def test_what_python_writes_does_not_break_a_seal(setup: Any, run: Run) -> None:
-    """Bytecode that calls would write is there before, whatever the settings say."""
+def test_bytecode_written_by_python_does_not_break_a_seal(setup: Any, run: Run) -> None:
+    """Whatever the settings, bytecode that calls would write is compiled before."""
     settings = setup.settings(volume_key=b"key", compile_bytecode=False)
 
     async def main() -> None:
@@ -393,7 +397,9 @@ def test_a_quota_holds_with_environments_used_in_turn(
     run(main())
 
 
-def test_a_quota_never_breaks_what_is_leased(setup: Any, run: Run, version_in: VersionIn) -> None:
+def test_a_quota_never_evicts_leased_environments(
+    setup: Any, run: Run, version_in: VersionIn
+) -> None:
     for number in range(4):
         setup.base.index.add("big", f"1.{number}", files={"data.bin": os.urandom(2_000_000)})
     settings = setup.settings(quota_mb=5, room_wait_s=0.3)
@@ -423,7 +429,7 @@ def test_a_quota_never_breaks_what_is_leased(setup: Any, run: Run, version_in: V
     run(main())
 
 
-def test_a_lease_that_goes_back_makes_room_for_who_waits(setup: Any, run: Run) -> None:
+def test_a_released_lease_frees_space_for_waiting_builds(setup: Any, run: Run) -> None:
     for number in range(3):
         setup.base.index.add("big", f"1.{number}", files={"data.bin": os.urandom(2_000_000)})
 
@@ -470,7 +476,7 @@ def mount(*argv: str) -> None:
 
 
 def unmount(path: Path) -> None:
-    """At once, as when a network volume is lost: who has files open keeps them."""
+    """Unmount lazily, as when a network volume is lost: open files stay usable."""
     subprocess.run(["umount", "-l", str(path)], check=True)
 
 
@@ -485,7 +491,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         unmount(path)
 
 
-def test_a_full_disk_evicts_then_tells(
+def test_a_full_disk_first_evicts_and_then_raises(
     small_disk: Path, setup: Any, run: Run, version_in: VersionIn
 ) -> None:
     for number in range(3):
@@ -511,10 +517,10 @@ def test_a_full_disk_evicts_then_tells(
     run(main())
 
 
-def test_a_volume_that_is_full_leaves_local_disk(
+def test_a_full_volume_is_replaced_by_local_disk(
     small_disk: Path, setup: Any, run: Run, version_in: VersionIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it has no room for is built there; what it has stays where it is."""
+    """Builds without space on the volume go to local disk; existing environments stay."""
     setup.base.index.add("huge", "1.0", files={"data.bin": os.urandom(30_000_000)})
 
     async def main() -> None:
@@ -536,8 +542,10 @@ def test_a_volume_that_is_full_leaves_local_disk(
     assert any("is full: using local disk instead" in record.message for record in caplog.records)
 
 
-def test_a_disk_that_others_fill_and_free(small_disk: Path, setup: Any, run: Run) -> None:
-    """Not even a heartbeat fits: a typed error; and all is well once there is space again."""
+def test_a_disk_that_others_fill_and_free_is_survived(
+    small_disk: Path, setup: Any, run: Run
+) -> None:
+    """When not even a heartbeat fits, the error is typed; with space again, builds work."""
     ballast = small_disk / "ballast"
 
     def fill() -> None:
@@ -569,15 +577,15 @@ def test_a_disk_that_others_fill_and_free(small_disk: Path, setup: Any, run: Run
 
 
 def removed(folder: Path) -> bool:
-    """What goes on in the background may write there until it is gone."""
+    """Remove a directory to which background work may still write."""
     shutil.rmtree(folder, ignore_errors=True)
     return not folder.exists()
 
 
-def test_a_volume_that_is_unmounted_and_comes_back(
+def test_an_unmounted_volume_is_used_again_when_it_is_back(
     small_disk: Path, setup: Any, run: Run, version_in: VersionIn
 ) -> None:
-    """While a lease is out. Meanwhile local disk serves; afterwards the volume does again."""
+    """A lease is held meanwhile; local disk is used until the volume is back."""
     settings = setup.settings(volume=small_disk, hold_s=0.0)
     elsewhere = small_disk.with_name("elsewhere")
     elsewhere.mkdir()
@@ -606,10 +614,10 @@ def test_a_volume_that_is_unmounted_and_comes_back(
             unmount(elsewhere)
 
 
-def test_a_volume_that_turns_read_only(
+def test_a_volume_that_turns_read_only_is_replaced_by_local_disk(
     small_disk: Path, setup: Any, run: Run, version_in: VersionIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As kernels do after an error of the disk: new environments go to local disk, and work."""
+    """Kernels do so after a disk error; new environments are then built on local disk."""
     settings = setup.settings(volume=small_disk)
 
     async def main() -> None:
@@ -630,7 +638,7 @@ def test_a_volume_that_turns_read_only(
 
 
 def test_a_limit_on_the_size_of_files_is_a_typed_error(setup: Any) -> None:
-    """What a disk quota of the system's does too: uv is told in the middle of a file."""
+    """A disk quota of the system has the same effect: uv's write fails within a file."""
     setup.base.index.add("huge", "1.0", files={"data.bin": os.urandom(3_000_000)})
     row = results(setup.child("huge", file_limit=1_000_000))[0]
     assert row["error"] in {"BuildFailed", "DiskFull", "StoreUnavailable", "UvKilled"}
@@ -638,7 +646,9 @@ def test_a_limit_on_the_size_of_files_is_a_typed_error(setup: Any) -> None:
     all_published_are_complete(setup)
 
 
-def test_a_volume_that_goes_away(setup: Any, run: Run, version_in: VersionIn) -> None:
+def test_a_volume_that_disappears_is_replaced_by_local_disk(
+    setup: Any, run: Run, version_in: VersionIn
+) -> None:
     async def main() -> None:
         async with Environments(setup.settings(hold_s=0.0)) as environments:
             with await environments.acquire(spec("alpha")) as found:

@@ -1,4 +1,4 @@
-"""An index with a password: it is asked with it, and no process shows it."""
+"""An index with a password: uv sends the password, and no process shows it."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ from flashpool.envs.process import run as run_command
 
 Run = Callable[[Any], Any]
 VersionIn = Callable[[Path, str], str]
-#: Told apart from all else in a process.
+#: A unique text, so that searches of processes cannot match anything else.
 PASSWORD = "pass-word-of-the-index"
 
 _BACKEND = """
@@ -53,7 +53,7 @@ def build_wheel(folder, *rest):
 
 
 class PrivateIndex(ThreadingHTTPServer):
-    """Wheels and sources of a directory, for whoever has the password."""
+    """Serves wheels and sources of a directory to clients with the password."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -109,7 +109,7 @@ def private(index: Any) -> Iterator[PrivateIndex]:
 
 @pytest.fixture
 def source(private: PrivateIndex, index: Any, tmp_path: Path) -> Path:
-    """A source distribution in that index, whose build looks for the password; what it found."""
+    """Add a source distribution whose build searches for the password; return what it found."""
     told = tmp_path / "told"
     wheel = index.add("probe", "1.0")
     moved = tmp_path / wheel.name
@@ -139,7 +139,7 @@ def acquired(setup: Any, run: Run, *requirements: str, **changes: Any) -> tuple[
 
 
 @pytest.mark.parametrize("place", ["setting", "extra", "variable", "named", "find-links"])
-def test_a_build_asks_with_the_password_and_no_process_shows_it(
+def test_a_build_uses_the_password_and_no_process_shows_it(
     place: str,
     setup: Any,
     private: PrivateIndex,
@@ -156,7 +156,7 @@ def test_a_build_asks_with_the_password_and_no_process_shows_it(
         changes["extra_index_urls"] = (url,)
     elif place == "find-links":
         changes["find_links"] = (f"{url}probe/", f"{url}alpha/")
-    # This process has them in its own variables only where `os.environ` was set from outside.
+    # This process's variables hold the password only if `os.environ` was set from outside.
     elif place == "variable":
         monkeypatch.setitem(os.environ._data, b"UV_INDEX", url.encode())  # type: ignore[attr-defined]
     else:
@@ -172,7 +172,7 @@ def test_a_build_asks_with_the_password_and_no_process_shows_it(
     assert found == [[] for _ in found]
 
 
-def test_a_user_s_configuration_counts_beside_the_password(
+def test_the_users_configuration_applies_beside_the_password(
     setup: Any, private: PrivateIndex, run: Run, version_in: VersionIn, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -184,14 +184,16 @@ def test_a_user_s_configuration_counts_beside_the_password(
     assert version_in(python, "alpha") == "1.0"
 
 
-def test_a_wrong_password_is_told_without_it(setup: Any, private: PrivateIndex, run: Run) -> None:
+def test_the_error_for_a_wrong_password_does_not_contain_it(
+    setup: Any, private: PrivateIndex, run: Run
+) -> None:
     with pytest.raises(Exception) as caught:
         acquired(setup, run, "alpha", index_url=private.url("me:pass-word-that-is-wrong@"))
     assert "pass-word" not in f"{caught.value} {getattr(caught.value, 'words', '')}"
     assert not isinstance(caught.value, RegistryUnreachable) or "401" in str(caught.value)
 
 
-def test_what_is_handed_over_is_read_once(tmp_path: Path) -> None:
+def test_the_configuration_for_uv_is_readable_only_once(tmp_path: Path) -> None:
     code = (
         "import os, sys; print(open(sys.argv[1]).read(), end=''); print(open(sys.argv[1]).read())"
     )
@@ -205,10 +207,10 @@ def test_what_is_handed_over_is_read_once(tmp_path: Path) -> None:
 _LOOK = "cat /proc/{0}/environ || true; ls /proc/{0}/fd || true; head -c 1 /proc/{0}/mem || true"
 
 
-def test_where_we_are_not_root_nobody_else_of_the_user_sees_into_the_command(
+def test_other_processes_of_the_user_cannot_inspect_uv(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither into the shell that guards it: both are run from copies that nobody may read."""
+    """Nor the shell that guards uv: both run from copies that are not readable."""
     user = os.geteuid() or 65534
     monkeypatch.setattr(handing.os, "geteuid", lambda: 65534)
     handed_over = HandedOver.make(["/bin/sleep", "60", SECRET], b"secret")

@@ -1,4 +1,4 @@
-"""What a failure is remembered for, and for whom; and that each one is typed and says what to do."""
+"""Which failures are remembered, for which requests; each is typed and says what to do."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,10 +22,10 @@ from flashpool.envs.uv_words import classify
 Run = Callable[[Any], Any]
 
 
-def test_system_packages_that_fail_fail_nobody_else(
+def test_a_failure_of_system_packages_fails_no_other_request(
     setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another request with the same requirements did not ask for them."""
+    """Another request with the same requirements does not ask for the system packages."""
 
     async def refuse(self: object, names: tuple[str, ...], _progress: object) -> None:
         raise SystemPackagesFailed(f"no {names}")
@@ -44,7 +44,7 @@ def test_system_packages_that_fail_fail_nobody_else(
     run(main())
 
 
-def test_a_python_that_is_missing_is_looked_for_once(
+def test_a_missing_python_is_searched_for_once(
     setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each search starts a process for every candidate on PATH."""
@@ -74,7 +74,7 @@ def test_a_python_that_is_missing_is_looked_for_once(
 @pytest.mark.parametrize(
     "marker", ["os_name ~= 'posix'", "platform_version ~= '1'", "extra ~= 'x'"]
 )
-def test_markers_that_compare_nothing_are_refused(marker: str, setup: Any, run: Run) -> None:
+def test_meaningless_markers_in_requests_are_refused(marker: str, setup: Any, run: Run) -> None:
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             await environments.acquire(Spec(requirements=(f"alpha; {marker}",)))
@@ -84,10 +84,10 @@ def test_markers_that_compare_nothing_are_refused(marker: str, setup: Any, run: 
     assert caught.value.advice
 
 
-def test_markers_of_packages_that_compare_nothing_always_hold(
+def test_meaningless_markers_of_packages_always_hold(
     setup: Any, run: Run, version_in: Callable[[Path, str], str]
 ) -> None:
-    """As they do for uv; they are somebody else's, so nobody is refused for them."""
+    """uv treats them so; they come from packages, so requests are not refused for them."""
     setup.base.index.add("odd", "1.0", "alpha ; os_name ~= 'posix'")
 
     async def main() -> None:
@@ -98,7 +98,9 @@ def test_markers_of_packages_that_compare_nothing_always_hold(
     run(main())
 
 
-def test_a_base_that_does_not_run_says_why(setup: Any, run: Run, tmp_path: Path) -> None:
+def test_the_error_for_a_base_that_does_not_run_says_why(
+    setup: Any, run: Run, tmp_path: Path
+) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'libpython3.12.so.1.0: cannot open' >&2\nexit 127\n")
     broken.chmod(0o755)
@@ -124,7 +126,7 @@ def test_a_base_that_does_not_run_says_why(setup: Any, run: Run, tmp_path: Path)
         "ssh: connect to host x port 22: Connection refused",
     ],
 )
-def test_a_repository_out_of_reach_is_for_asking_again(words: str) -> None:
+def test_an_unreachable_repository_is_retryable(words: str) -> None:
     failure = classify(
         "error: Failed to download and build `x @ git+https://x`\n"
         f"  cause: Git operation failed\n  cause: {words}",
@@ -134,12 +136,12 @@ def test_a_repository_out_of_reach_is_for_asking_again(words: str) -> None:
     assert failure.retryable
 
 
-def test_what_is_not_built_says_what_to_do() -> None:
+def test_the_error_for_a_failed_build_says_what_to_do() -> None:
     for words in ("error: Failed to build `x==1`\n  cause: boom", "error: what is this"):
         assert classify(words, "build").advice
 
 
-def test_one_request_asked_by_many_fails_for_each(setup: Any, run: Run) -> None:
+def test_a_failed_shared_build_raises_for_each_request(setup: Any, run: Run) -> None:
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             asked = [environments.acquire(Spec(requirements=("alpha>=9",))) for _ in range(5)]

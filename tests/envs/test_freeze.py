@@ -9,11 +9,11 @@ from typing import Any
 from flashpool.envs import Environments, Spec
 
 Run = Callable[[Any], Any]
-#: No heartbeat comes by itself while the test runs.
+#: Longer than the test, so that no heartbeat is written by itself.
 SETTINGS = {"heartbeat_s": 600.0, "hold_s": 600.0}
 
 
-def test_leases_are_renewed_before_one_is_used(setup: Any, run: Run) -> None:
+def test_after_a_pause_leases_are_renewed_before_use(setup: Any, run: Run) -> None:
     spec = Spec(requirements=("alpha",))
 
     async def main() -> None:
@@ -27,7 +27,7 @@ def test_leases_are_renewed_before_one_is_used(setup: Any, run: Run) -> None:
             mark = store.leases(built.digest) / holders.me
 
             def lose() -> None:
-                """Somebody takes this process for dead, after a long pause."""
+                """Another process takes this one for dead after a pause, and removes its files."""
                 heartbeat.unlink()
                 mark.unlink()
                 holders._beaten_at -= 10_000

@@ -1,4 +1,4 @@
-"""No bytes and no name on a volume make a reader raise what is not typed."""
+"""No bytes and no names on a volume make a reader raise an untyped exception."""
 
 import importlib.util
 import logging
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support.volume_readers import Readers, examples
 
 FUZZ: Final = Path(__file__).parents[1] / "support" / "fuzz_volume.py"
-#: Seconds of the long run.
+#: Duration of the long run, in seconds.
 LONG_S: Final = float(os.environ.get("FUZZ_S", "600"))
 FIELDS: Final = sorted(
     {"digest", "resolved", "requirements", "mac", "modules", "entries", "facts", "files"}
@@ -53,7 +53,7 @@ def as_json(value: object) -> bytes:
 
 
 def mutations(known: list[bytes]) -> st.SearchStrategy[bytes]:
-    """Known contents, of which a part is something else."""
+    """Valid contents with a changed part."""
 
     def changed(content: bytes, at: int, length: int, new: bytes) -> bytes:
         start = 1 + at % len(content)
@@ -82,7 +82,7 @@ def anything(readers: Readers) -> st.SearchStrategy[bytes]:
 
 
 def fuzzed(readers: Readers, count: int, number: int | None = None) -> None:
-    """So many tries; of a ``number``, others than with another."""
+    """Run this many tries; different values of ``number`` give different tries."""
 
     @settings(
         max_examples=count,
@@ -101,24 +101,24 @@ def fuzzed(readers: Readers, count: int, number: int | None = None) -> None:
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing has to outlive the machine, and the log of what is refused is long."""
+    """Disable fsync, which is not needed here, and the long log of refusals."""
     monkeypatch.setattr(os, "fsync", lambda _file: None)
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
 
 
-def test_readers_raise_what_is_typed(tmp_path: Path) -> None:
+def test_readers_raise_only_typed_errors(tmp_path: Path) -> None:
     readers = Readers(tmp_path)
     for known in examples(readers):
-        # Else a harness that fails by itself would try nothing.
+        # Otherwise a broken harness would pass without trying anything.
         readers.all[known[0]](known[1:])
     fuzzed(readers, 200)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(LONG_S + 300)
-def test_readers_raise_what_is_typed_for_long(tmp_path: Path) -> None:
+def test_readers_raise_only_typed_errors_in_a_long_run(tmp_path: Path) -> None:
     if importlib.util.find_spec("atheris") is None:
         readers, end, number = Readers(tmp_path), time.monotonic() + LONG_S, time.time_ns()
         while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Whatever is asked of a volume that hangs, the process that asks could still exit."""
+"""Whatever a process does with a hanging volume, the process can still exit."""
 
 import asyncio
 import os
@@ -47,12 +47,12 @@ def read(folder: Folder) -> None:
 
 
 def waits_for_a_volume(task: Path) -> bool:
-    """Whether a thread stands still in the file system."""
+    """Return whether a thread is blocked in the file system."""
     place = (task / "wchan").read_text()
     return "fuse" in place or place == "request_wait_answer"
 
 
-def test_no_thread_of_ours_waits_in_the_file_system(volume: HangingVolume) -> None:
+def test_no_thread_of_the_process_blocks_in_the_file_system(volume: HangingVolume) -> None:
     root = volume.path / "flashpool"
     apart.keep_apart(root)
     store = Store(root)
@@ -77,7 +77,7 @@ def test_no_thread_of_ours_waits_in_the_file_system(volume: HangingVolume) -> No
     threads = [threading.Thread(target=act, name=name, daemon=True) for name, act in asked.items()]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)  # for as long as it hangs nothing comes about that could be waited for
+    time.sleep(0.5)  # while the volume hangs there is no event to wait for
     waiting = {thread.name for thread in threads if thread.is_alive()}
     held = [task for task in Path("/proc/self/task").iterdir() if waits_for_a_volume(task)]
     volume.go_on()
@@ -89,7 +89,7 @@ def test_no_thread_of_ours_waits_in_the_file_system(volume: HangingVolume) -> No
     assert os.path.exists(volume.behind / "flashpool" / "archive")
 
 
-def test_a_command_is_left_to_a_volume_that_is_found_to_hang_after_its_kill(
+def test_a_killed_command_that_hangs_on_its_volume_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "_EXIT_S", 600.0)

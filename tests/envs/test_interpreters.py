@@ -1,4 +1,4 @@
-"""The Python that a request names, where PATH begins with shims that do not run."""
+"""Finding the requested Python when PATH begins with shims that do not run."""
 
 import os
 import subprocess
@@ -32,13 +32,13 @@ def _script(path: Path, text: str) -> Path:
 
 @pytest.fixture
 def other(setup: Any) -> tuple[str, Path]:
-    """Another Python of this machine: its version and its path."""
+    """Another Python on this machine: its version and path."""
     version, path = another_python()
     return version, path.resolve()
 
 
 def _acquired(setup: Any, run: Run, version: str) -> str:
-    """What the Python of an environment for that version says it is."""
+    """Return the version that the Python of an environment for that version reports."""
 
     async def main() -> Path:
         async with Environments(setup.settings()) as environments:
@@ -53,7 +53,7 @@ def _acquired(setup: Any, run: Run, version: str) -> str:
 
 
 @pytest.mark.parametrize("where", ["next on PATH", "behind the shims"])
-def test_shims_that_fail_are_passed_over(
+def test_shims_that_fail_are_skipped(
     where: str,
     other: tuple[str, Path],
     setup: Any,
@@ -76,7 +76,7 @@ def test_shims_that_fail_are_passed_over(
     assert _acquired(setup, run, version) == version
 
 
-def test_one_that_is_of_another_version_is_passed_over(
+def test_an_interpreter_of_another_version_is_skipped(
     other: tuple[str, Path], setup: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version, python = other
@@ -86,7 +86,7 @@ def test_one_that_is_of_another_version_is_passed_over(
     assert _acquired(setup, run, version) == version
 
 
-def test_none_that_works_is_told_with_advice(
+def test_the_error_without_a_working_interpreter_has_advice(
     setup: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _script(tmp_path / "shims" / "python3.77", _SHIM)
@@ -104,7 +104,7 @@ exit 2
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_nothing_is_downloaded_unless_it_may_be(
+def test_interpreters_are_downloaded_only_if_allowed(
     allowed: bool, setup: Any, run: Run, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"

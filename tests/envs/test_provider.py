@@ -1,4 +1,4 @@
-"""What goes wrong between a build and its lease: evictions in between, archives, a quota."""
+"""Races between a build and its lease: evictions, archives, a quota."""
 
 import asyncio
 import contextlib
@@ -37,10 +37,10 @@ def spec(*requirements: str, **rest: Any) -> Spec:
     return Spec(requirements=requirements, **rest)
 
 
-def test_what_is_evicted_before_it_is_finished_keeps_no_claim(
+def test_an_environment_evicted_before_it_is_finished_keeps_no_claim(
     setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other processes would wait for it as long as this one lives."""
+    """Otherwise other processes would wait for the claim as long as this one lives."""
 
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
@@ -61,10 +61,10 @@ def test_what_is_evicted_before_it_is_finished_keeps_no_claim(
     run(main())
 
 
-def test_an_environment_deleted_by_somebody_is_noticed(
+def test_an_environment_deleted_by_others_is_noticed(
     setup: Any, run: Run, version_in: VersionIn
 ) -> None:
-    """By hand, or by a pod that took this one for dead: the next call has it again."""
+    """By hand, or by a pod that took this one for dead: the next call gets a new copy."""
 
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
@@ -86,7 +86,7 @@ def test_an_environment_deleted_by_somebody_is_noticed(
 
 
 def _packed(setup: Any, run: Run, number: int) -> None:
-    """Archives of so many environments of two megabytes, made without a quota."""
+    """Create archives of this many environments of two megabytes, without a quota."""
     for each in range(number):
         setup.base.index.add("big", f"1.{each}", files={"data.bin": os.urandom(2 * _MB)})
 
@@ -99,7 +99,7 @@ def _packed(setup: Any, run: Run, number: int) -> None:
     run(main())
 
 
-def test_a_quota_holds_for_what_comes_from_archives(
+def test_the_quota_holds_for_environments_from_archives(
     setup: Any, run: Run, version_in: VersionIn, tmp_path: Path
 ) -> None:
     _packed(setup, run, 4)
@@ -117,7 +117,7 @@ def test_a_quota_holds_for_what_comes_from_archives(
     run(main())
 
 
-def test_archives_give_way_to_what_is_leased(setup: Any, run: Run, tmp_path: Path) -> None:
+def test_archives_are_evicted_for_leased_environments(setup: Any, run: Run, tmp_path: Path) -> None:
     _packed(setup, run, 3)
     settings = setup.settings(
         mode="archive", local=tmp_path / "second", quota_mb=5, room_wait_s=0.3
@@ -137,15 +137,15 @@ def test_archives_give_way_to_what_is_leased(setup: Any, run: Run, tmp_path: Pat
     run(main())
 
 
-def test_where_claims_are_worth_nothing_all_come_right(
+def test_without_working_claims_concurrent_builds_still_succeed(
     setup: Any, run: Run, version_in: VersionIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Several builders of one digest at once: the first rename wins, nothing else stays."""
+    """Several builders of one digest: the first rename wins, and nothing else remains."""
     monkeypatch.setattr(claims.Claims, "take", lambda _self, _digest: True)
 
     async def main() -> None:
         async with contextlib.AsyncExitStack() as stack:
-            # With a quota nothing is begun beforehand: all of them are at it for a while.
+            # With a quota there is no draft, so all builders overlap for a while.
             settings = setup.settings(quota_mb=1000)
             pods = [await stack.enter_async_context(Environments(settings)) for _ in range(4)]
             leases = await asyncio.gather(*[pod.acquire(spec("beta")) for pod in pods])
@@ -163,10 +163,10 @@ def test_where_claims_are_worth_nothing_all_come_right(
     run(main())
 
 
-def test_a_commit_is_kept_in_the_lock(
+def test_a_branch_is_locked_to_its_commit(
     setup: Any, run: Run, version_in: VersionIn, tmp_path: Path
 ) -> None:
-    """What a branch means is settled once; `refresh` settles it anew."""
+    """A branch is resolved to a commit once; `refresh` resolves it again."""
     wheel = setup.base.index.add("forge", "1.0")
     source = tmp_path / "forge"
     source.mkdir()
@@ -214,7 +214,7 @@ def test_a_commit_is_kept_in_the_lock(
     run(main())
 
 
-#: What asks a disk.
+#: Functions that access a disk.
 _ASKING = {
     Path: "is_file is_dir exists stat lstat mkdir touch unlink rename read_text write_text open",
     os: "listdir stat lstat statvfs utime readlink open scandir unlink rename",
@@ -222,10 +222,10 @@ _ASKING = {
 }
 
 
-def test_no_disk_is_asked_on_the_event_loop(
+def test_no_disk_is_accessed_on_the_event_loop(
     setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A volume that does not answer would stop every call, and the answers to probes with them."""
+    """Otherwise a volume that hangs would block every call and all probes."""
     asked: list[str] = []
 
     def watched(real: Any, name: str) -> Any:
@@ -257,7 +257,7 @@ def test_no_disk_is_asked_on_the_event_loop(
 def test_no_stand_in_is_waited_for_on_the_event_loop(
     limits: dict[str, Any], mode: str, setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the volume is one that may hang, each look at it may take for ever."""
+    """Each access to a volume that may hang can take for ever."""
     asked: list[str] = []
     real = apart._borrowed
 
@@ -294,10 +294,10 @@ def test_no_stand_in_is_waited_for_on_the_event_loop(
         (base_stubs.Stubs, "_write"),
     ],
 )
-def test_what_was_being_made_when_a_call_left_is_undone(
+def test_a_directory_created_for_a_cancelled_call_is_removed(
     owner: type, step: str, setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread is not cancelled: what it makes has no owner then, and would stay for good."""
+    """A thread cannot be cancelled, so its result would have no owner and stay for ever."""
     setup.base.install("beta")
     setup.base.index.add("gamma", "1.0")
     real = getattr(owner, step)
@@ -325,10 +325,10 @@ def test_what_was_being_made_when_a_call_left_is_undone(
     run(main())
 
 
-def test_a_virtualenv_that_could_not_be_made_leaves_nothing(
+def test_a_virtualenv_that_could_not_be_created_leaves_nothing(
     setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the disk full in the middle of it, say."""
+    """For example because the disk becomes full meanwhile."""
 
     def half(path: Path, *_: Any) -> None:
         path.mkdir()
@@ -369,7 +369,7 @@ def test_nothing_is_deleted_while_a_thread_works_on_it(
     version_in: VersionIn,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It would write into a directory that is going, or publish what is half gone."""
+    """Otherwise the thread would write to, or publish, a directory that is being deleted."""
     name = "write_text" if owner is Path else step
     real = getattr(owner, name)
     reached, go_on = threading.Event(), threading.Event()
@@ -396,7 +396,7 @@ def test_nothing_is_deleted_while_a_thread_works_on_it(
                 at_work = os.listdir(setup.store("scratch"))
                 asked.cancel()
                 await asyncio.wait({asked})
-                # What is wrong happens within milliseconds; what is right cannot be waited for.
+                # A failure happens within milliseconds; correct behaviour has no event to wait for.
                 with contextlib.suppress(TimeoutError):
                     await until(lambda: os.listdir(setup.store("scratch")) != at_work, 0.5)
                 go_on.set()
@@ -415,7 +415,7 @@ def test_nothing_is_deleted_while_a_thread_works_on_it(
 def test_an_environment_is_finished_once(
     setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many find it unfinished at the same instant."""
+    """Even if many find the environment unfinished at the same instant."""
     finished: list[Path] = []
     real = builder.Builder.finish
 
@@ -442,10 +442,8 @@ def test_an_environment_is_finished_once(
     run(main())
 
 
-def test_archives_leave_the_disk_the_room_that_others_need(
-    setup: Any, run: Run, tmp_path: Path
-) -> None:
-    """Without a quota too: what nobody uses goes before the disk is full, not after."""
+def test_archives_leave_the_configured_free_space(setup: Any, run: Run, tmp_path: Path) -> None:
+    """Even without a quota, unused environments are evicted before the disk is full."""
     _packed(setup, run, 2)
     settings = setup.settings(mode="archive", local=tmp_path / "second", min_free_mb=5)
 

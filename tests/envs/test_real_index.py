@@ -1,4 +1,4 @@
-"""Against the real package index; small packages, but for the numpy pair of the issue."""
+"""Tests with the real package index: small packages, and two versions of numpy."""
 
 import asyncio
 import subprocess
@@ -33,7 +33,7 @@ def ask(python: Path, code: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_small_set(tmp_path: Path, run: Run) -> None:
+def test_a_small_package_is_built(tmp_path: Path, run: Run) -> None:
     async def main() -> None:
         async with Environments(settings(tmp_path)) as environments:
             with await environments.acquire(Spec(requirements=("Idna", "six"))) as found:
@@ -45,8 +45,10 @@ def test_a_small_set(tmp_path: Path, run: Run) -> None:
     run(main())
 
 
-def test_an_index_out_of_reach(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a request meant last time beats an error; without a last time, it is one."""
+def test_an_unreachable_index_serves_memos_and_fails_otherwise(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A memo of the last resolution is used; without a memo, the request fails."""
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     usual = settings(tmp_path, memo_s=0.0)
     spec = Spec(requirements=("six",))
@@ -70,8 +72,8 @@ def test_an_index_out_of_reach(tmp_path: Path, run: Run, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_numpys_in_turn(tmp_path: Path, run: Run) -> None:
-    """Each sees its own, a hundred times, concurrently; the second round costs nothing."""
+def test_two_versions_of_numpy_work_side_by_side(tmp_path: Path, run: Run) -> None:
+    """Each call sees its own version, a hundred times, concurrently; nothing is built twice."""
     if sys.version_info >= (3, 13):
         pytest.skip("no numpy 1.26 for this Python")
     pins = {

@@ -1,4 +1,4 @@
-"""The store goes away, or is full, or fails for a moment: what is opened anew, and what is not."""
+"""A store that disappears, is full or fails temporarily: when it is opened again."""
 
 import asyncio
 import contextlib
@@ -29,10 +29,10 @@ def pulses() -> int:
     return sum(thread.name == "flashpool-envs-heartbeat" for thread in threading.enumerate())
 
 
-def test_a_shortage_is_waited_for_and_opens_nothing_twice(
+def test_a_shortage_is_waited_for_and_opens_the_store_once(
     setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No descriptors, no processes: that is nobody's fault, and costs no thread each time."""
+    """A lack of descriptors or processes is retried, without a new thread each time."""
     monkeypatch.setattr(acquisition, "_SHORT_PAUSE_S", 0.01)
     resolve, tries = uv_cli.Uv.resolve, 0
 
@@ -59,7 +59,7 @@ def test_a_shortage_is_waited_for_and_opens_nothing_twice(
     run(main())
 
 
-def test_a_volume_that_comes_and_goes_is_opened_once_each(
+def test_a_volume_that_comes_and_goes_is_opened_once_each_time(
     setup: Any, run: Run, version_in: VersionIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_cache, "_LOOK_AGAIN_S", 0.0)
@@ -98,7 +98,7 @@ def test_a_volume_that_comes_and_goes_is_opened_once_each(
 def test_every_failure_of_the_disk_is_typed(
     step: str, setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where not even the heartbeat can be written, or the announcement of an eviction."""
+    """Even if neither the heartbeat nor the announcement of an eviction can be written."""
 
     def full(*_args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -128,7 +128,7 @@ def test_every_failure_of_the_disk_is_typed(
 def test_a_volume_that_is_gone_is_noticed_by_the_heartbeat(
     setup: Any, run: Run, version_in: VersionIn
 ) -> None:
-    """What was held a moment ago lies nowhere any more: the next call has it on local disk."""
+    """The leased environment is gone; the next call gets a copy on local disk."""
 
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
@@ -148,10 +148,10 @@ def test_a_volume_that_is_gone_is_noticed_by_the_heartbeat(
     run(main())
 
 
-def test_a_volume_that_stays_away_is_told_once(
+def test_a_volume_that_stays_away_is_logged_once(
     setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not with every heartbeat; and again when it goes away for another time."""
+    """Not with every heartbeat, but again at the next loss."""
     beats = 0
     working = range(5, 10)
 
@@ -175,7 +175,7 @@ def test_a_volume_that_stays_away_is_told_once(
 
 
 def test_a_lease_is_on_the_very_copy_that_was_found(setup: Any, run: Run) -> None:
-    """The volume is gone, which no heartbeat has noticed yet; local disk has the same now."""
+    """The volume is lost, unnoticed by a heartbeat, while local disk has the same environment."""
 
     async def main() -> None:
         settings = setup.settings(heartbeat_s=60.0, stale_s=600.0, claim_stale_s=600.0)

@@ -15,7 +15,7 @@ from flashpool.envs.errors import MachineShort
 from flashpool.envs.process import run as run_command
 
 Run = Callable[[Any], Any]
-#: How a uv that cannot fork, and a shell that cannot, say so.
+#: Error output of a uv and of a shell that cannot fork.
 WORDS = {
     "uv": "error: Failed to query Python interpreter\n"
     "  Caused by: Resource temporarily unavailable (os error 11)",
@@ -25,7 +25,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize("who", list(WORDS))
-def test_a_uv_that_cannot_fork_is_asked_again(
+def test_a_uv_that_cannot_fork_is_retried(
     who: str, setup: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acquisition, "_SHORT_PAUSE_S", 0.01)
@@ -61,7 +61,7 @@ def test_a_uv_that_cannot_fork_is_asked_again(
     assert shortages[-1][1] == "", "it is over"
 
 
-def test_a_command_that_met_a_shortage_has_no_answer(run: Run) -> None:
+def test_a_command_that_met_a_shortage_has_no_result(run: Run) -> None:
     failing = "raise BlockingIOError(11, 'Resource temporarily unavailable')"
     with pytest.raises(MachineShort, match="processes"):
         run(run_command([sys.executable, "-c", failing], environment={}))

@@ -1,4 +1,4 @@
-"""Packages from repositories, URLs and directories, with or without their names; real uv, real git."""
+"""Packages from repositories, URLs and directories, named or not; real uv, real git."""
 
 import asyncio
 import http.server
@@ -44,7 +44,7 @@ def build_wheel(folder, *a):
 
 
 def write_source(folder: Path, name: str, version: str) -> Path:
-    """A package that builds itself, with no need of an index."""
+    """Write a package that builds itself without an index."""
     (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / name / "__init__.py").write_text(f"version = {version!r}\n")
     (folder / "own.py").write_text(BACKEND.format(name=name))
@@ -55,7 +55,7 @@ def write_source(folder: Path, name: str, version: str) -> Path:
 
 
 class Repository:
-    """A Git repository with `forge` at its top and `inner` in a directory."""
+    """A Git repository with the package `forge` at its top and `inner` in a directory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -129,7 +129,7 @@ def test_extras_of_a_bare_repository_are_installed(
     run(main())
 
 
-def test_a_marker_that_does_not_hold_asks_nobody(setup: Any, run: Run) -> None:
+def test_a_requirement_whose_marker_does_not_hold_is_not_fetched(setup: Any, run: Run) -> None:
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             spec = Spec(requirements=("git+file:///no/where ; python_version < '3'", "alpha"))
@@ -140,7 +140,7 @@ def test_a_marker_that_does_not_hold_asks_nobody(setup: Any, run: Run) -> None:
     run(main())
 
 
-def test_a_bare_repository_is_known_by_its_commit(
+def test_a_bare_repository_is_identified_by_its_commit(
     setup: Any, run: Run, version_in: VersionIn, repository: Repository
 ) -> None:
     async def main() -> None:
@@ -168,7 +168,7 @@ def test_a_bare_repository_is_known_by_its_commit(
 
 @pytest.mark.parametrize("layered", [False, True])
 @pytest.mark.parametrize("form", ["forge @ {uri}", "{path}", "{uri}"])
-def test_a_directory_that_changed_is_built_again(
+def test_a_changed_directory_is_rebuilt(
     form: str, layered: bool, setup: Any, run: Run, version_in: VersionIn, tmp_path: Path
 ) -> None:
     """uv's own cache looks at pyproject.toml only; flashpool looks at every file."""
@@ -207,7 +207,7 @@ def test_a_directory_that_changed_is_built_again(
         ("/sub", "could not be cloned", "#subdirectory="),
     ],
 )
-def test_a_repository_without_what_was_asked_for(
+def test_a_repository_without_the_requested_package_is_an_error(
     end: str, what: str, advice: str, setup: Any, run: Run, repository: Repository
 ) -> None:
     async def main(asked: str) -> None:
@@ -221,7 +221,9 @@ def test_a_repository_without_what_was_asked_for(
         assert repository.url in caught.value.requirement
 
 
-def test_another_name_than_the_package_has(setup: Any, run: Run, repository: Repository) -> None:
+def test_a_wrong_name_for_a_source_is_an_error(
+    setup: Any, run: Run, repository: Repository
+) -> None:
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             await environments.acquire(Spec(requirements=(f"wrong @ {repository.url}",)))
@@ -231,7 +233,9 @@ def test_another_name_than_the_package_has(setup: Any, run: Run, repository: Rep
     assert "write `forge @ " in caught.value.advice
 
 
-def test_a_directory_that_is_no_project(setup: Any, run: Run, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_project_is_an_error(
+    setup: Any, run: Run, tmp_path: Path
+) -> None:
     (tmp_path / "data").mkdir()
 
     async def main() -> None:
@@ -247,7 +251,7 @@ def test_a_directory_that_is_no_project(setup: Any, run: Run, tmp_path: Path) ->
 
 
 class Answering(http.server.SimpleHTTPRequestHandler):
-    """Files of a directory; under `/503/...`, that status and nothing else."""
+    """Serves files of a directory; paths under `/503/` get that status."""
 
     def send_head(self) -> Any:
         first = self.path.split("/")[1]
@@ -287,7 +291,9 @@ def failing(setup: Any, run: Run, *requirements: str) -> Any:
     return caught.value
 
 
-def test_a_wheel_by_its_url(setup: Any, run: Run, version_in: VersionIn, site: str) -> None:
+def test_a_wheel_can_be_given_by_url(
+    setup: Any, run: Run, version_in: VersionIn, site: str
+) -> None:
     wheel = "alpha-1.0-py3-none-any.whl"
 
     async def main() -> None:
@@ -300,7 +306,7 @@ def test_a_wheel_by_its_url(setup: Any, run: Run, version_in: VersionIn, site: s
 
 
 @pytest.mark.parametrize("name", ["", "alpha @ "])
-def test_a_url_with_nothing_behind_it(name: str, setup: Any, run: Run, site: str) -> None:
+def test_a_missing_file_at_a_url_is_an_error(name: str, setup: Any, run: Run, site: str) -> None:
     for file in ("alpha-9-py3-none-any.whl", "alpha-9.tar.gz"):
         failure = failing(setup, run, f"{name}{site}/{file}")
         assert isinstance(failure, SourceRefused)
@@ -310,7 +316,7 @@ def test_a_url_with_nothing_behind_it(name: str, setup: Any, run: Run, site: str
         assert not failure.retryable
 
 
-def test_a_url_that_needs_credentials(setup: Any, run: Run, site: str) -> None:
+def test_a_url_that_needs_credentials_is_an_error(setup: Any, run: Run, site: str) -> None:
     for code in (401, 403):
         failure = failing(setup, run, f"{site}/{code}/alpha-1.0-py3-none-any.whl")
         assert isinstance(failure, SourceRefused)
@@ -319,9 +325,7 @@ def test_a_url_that_needs_credentials(setup: Any, run: Run, site: str) -> None:
 
 
 @pytest.mark.parametrize("code", [429, 503])
-def test_a_server_of_a_url_that_is_busy_is_for_asking_again(
-    code: int, setup: Any, run: Run, site: str
-) -> None:
+def test_a_busy_server_of_a_url_is_retryable(code: int, setup: Any, run: Run, site: str) -> None:
     failure = failing(setup, run, f"{site}/{code}/alpha-1.0-py3-none-any.whl")
     assert isinstance(failure, RegistryUnreachable)
     assert failure.retryable
@@ -329,7 +333,7 @@ def test_a_server_of_a_url_that_is_busy_is_for_asking_again(
     assert "index" not in failure.what + failure.advice
 
 
-def test_an_index_that_lists_what_it_does_not_have(
+def test_a_file_that_an_index_lists_but_lacks_is_an_error(
     setup: Any, run: Run, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = setup.base.index.folder / "simple" / "alpha"
@@ -344,7 +348,9 @@ def test_an_index_that_lists_what_it_does_not_have(
     assert "has no package 'gamma'" in failing(setup, run, "gamma").what
 
 
-def test_a_url_that_is_no_package_and_no_repository(setup: Any, run: Run, site: str) -> None:
+def test_a_url_of_neither_a_package_nor_a_repository_is_an_error(
+    setup: Any, run: Run, site: str
+) -> None:
     for asked in (f"{site}/thing", f"thing @ {site}/thing"):
         failure = failing(setup, run, asked)
         assert isinstance(failure, SpecRefused)
@@ -354,7 +360,7 @@ def test_a_url_that_is_no_package_and_no_repository(setup: Any, run: Run, site: 
     assert "`git+`" in failure.advice
 
 
-def test_a_repository_that_is_not_there(setup: Any, run: Run, site: str) -> None:
+def test_a_missing_repository_is_an_error(setup: Any, run: Run, site: str) -> None:
     wants.program("git")
     for end, words in (("thing.git", "not found"), ("401/thing.git", "may not be read")):
         failure = failing(setup, run, f"git+{site}/{end}")
@@ -365,7 +371,7 @@ def test_a_repository_that_is_not_there(setup: Any, run: Run, site: str) -> None
     assert isinstance(busy, RegistryUnreachable)
 
 
-def test_a_host_that_cannot_be_reached(setup: Any, run: Run) -> None:
+def test_an_unreachable_host_is_an_error(setup: Any, run: Run) -> None:
     wants.program("git")
     failure = failing(setup, run, "git+https://me:secret@nosuch.invalid/thing.git")
     assert isinstance(failure, RegistryUnreachable)

@@ -1,4 +1,4 @@
-"""What is begun while the index is asked: right, wrong, unwanted, too much."""
+"""Drafts: speculative builds during resolution that are right, wrong, unwanted or too large."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ def spec(*requirements: str, **rest: Any) -> Spec:
 
 
 def files_of(root: Path) -> dict[str, bytes]:
-    """Content by path, but for what bears the place or the time."""
+    """Return file contents by path, without files that contain paths or times."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
@@ -41,7 +41,7 @@ def files_of(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def installs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which of uv's two ways to install were gone, and how they ended."""
+    """Return which of uv's two install commands ran, and how each ended."""
     seen: list[str] = []
     for name in ("install", "install_cached"):
         real = getattr(uv_cli.Uv, name)
@@ -70,10 +70,10 @@ async def built(setup: Any, *requirements: str, **changes: Any) -> Path:
     return root
 
 
-def test_a_right_guess_is_the_build(
+def test_a_correct_draft_becomes_the_build(
     setup: Any, run: Run, installs: list[str], tmp_path: Path
 ) -> None:
-    """The same files as step by step, the same digest, and no second installation."""
+    """The draft has the files and digest of a plain build, and nothing is installed twice."""
     first = run(built(setup, "beta"))
     assert installs == ["install_cached"]
     setup.volume = tmp_path / "other"
@@ -88,7 +88,7 @@ def test_a_right_guess_is_the_build(
     assert (facts.lock, facts.files, facts.bytes) == (others.lock, others.files, others.bytes)
 
 
-def test_a_guess_leaves_to_the_base_what_it_has(
+def test_a_draft_leaves_out_packages_of_the_base(
     setup: Any, run: Run, installs: list[str], version_in: VersionIn
 ) -> None:
     setup.base.install("alpha==1.0")
@@ -98,7 +98,7 @@ def test_a_guess_leaves_to_the_base_what_it_has(
     assert version_in(root / "bin" / "python", "alpha") == "1.0"
 
 
-def test_a_conflict_with_the_base_is_guessed_apart_from_it(
+def test_a_draft_that_conflicts_with_the_base_is_isolated(
     setup: Any, run: Run, installs: list[str], version_in: VersionIn
 ) -> None:
     setup.base.install("alpha==1.0")
@@ -108,7 +108,7 @@ def test_a_conflict_with_the_base_is_guessed_apart_from_it(
 
 
 @pytest.mark.parametrize("lines", [("alpha==1.0",), ("alpha", "beta"), ()])
-def test_a_wrong_guess_is_thrown_away(
+def test_a_wrong_draft_is_discarded(
     lines: tuple[str, ...],
     setup: Any,
     run: Run,
@@ -116,7 +116,7 @@ def test_a_wrong_guess_is_thrown_away(
     version_in: VersionIn,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An older version, a package too many, one too few: what was resolved gets built."""
+    """With an older version, a package too many or too few, the resolved plan is built."""
     guess = Guess(lines=lines, left_out=(), layered=False)
     monkeypatch.setattr(Resolver, "guess", lambda *_: guess)
     root = run(built(setup, "alpha"))
@@ -128,7 +128,7 @@ def test_a_wrong_guess_is_thrown_away(
     assert facts.lock == ("alpha==2.0",)
 
 
-def test_what_the_cache_does_not_have_is_fetched(
+def test_packages_missing_from_the_cache_are_fetched(
     setup: Any, run: Run, installs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guess = Guess(lines=("nowhere",), left_out=(), layered=False)
@@ -137,7 +137,7 @@ def test_what_the_cache_does_not_have_is_fetched(
     assert installs == ["install_cached failed", "install"]
 
 
-def test_a_draft_that_fails_half_way_is_thrown_away(
+def test_a_draft_that_fails_half_way_is_discarded(
     setup: Any, run: Run, version_in: VersionIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def half(_self: Any, venv: Path, *_: Any, **__: Any) -> None:
@@ -159,7 +159,7 @@ def test_a_draft_that_fails_half_way_is_thrown_away(
         (("alpha @ {wheel}",), {}, {}),
     ],
 )
-def test_nothing_is_begun_where_it_could_cost_more_than_it_spares(
+def test_no_draft_is_started_where_it_might_cost_more_than_it_saves(
     requirements: tuple[str, ...],
     options: dict[str, Any],
     changes: dict[str, Any],
@@ -178,10 +178,10 @@ def test_nothing_is_begun_where_it_could_cost_more_than_it_spares(
     assert installs == ["install"]
 
 
-def test_nothing_is_begun_for_what_was_built_before(
+def test_no_draft_is_started_for_a_spec_built_before(
     setup: Any, run: Run, installs: list[str]
 ) -> None:
-    """The memo is too old to be believed, but not to be told from a new request."""
+    """An expired memo still shows that the request is not new."""
     run(built(setup, "alpha"))
 
     async def main() -> None:
@@ -194,8 +194,8 @@ def test_nothing_is_begun_for_what_was_built_before(
     assert installs == ["install_cached"]
 
 
-def test_a_draft_of_what_is_there_already_leaves_nothing(setup: Any, run: Run) -> None:
-    """Another spelling, resolved anew: the environment is found, what was begun goes."""
+def test_a_draft_of_an_existing_environment_leaves_nothing(setup: Any, run: Run) -> None:
+    """Another spelling is resolved again, finds the environment, and discards its draft."""
 
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
@@ -204,17 +204,17 @@ def test_a_draft_of_what_is_there_already_leaves_nothing(setup: Any, run: Run) -
             assert found.environment.origin == "memo"
             found.release()
             await (await environments.open()).settled()
-            # What is left is the spare virtualenv, and no more than that.
+            # Only the spare virtualenv is left.
             assert len(os.listdir(setup.store("scratch"))) == 1
         assert os.listdir(setup.store("scratch")) == []
 
     run(main())
 
 
-def test_who_leaves_takes_no_draft_from_those_who_wait_for_it(
+def test_a_cancelled_request_keeps_the_draft_for_others_that_wait(
     setup: Any, run: Run, version_in: VersionIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two spellings, one digest: the first one began the draft, and is cancelled as it is built."""
+    """Two spellings have one digest; the first starts the draft and is cancelled during it."""
     reached, gate = threading.Event(), threading.Event()
     real = builder.Builder._complete
 
@@ -245,10 +245,10 @@ def test_who_leaves_takes_no_draft_from_those_who_wait_for_it(
     run(main())
 
 
-def test_one_process_begins_and_the_others_let_it_finish(
+def test_other_processes_wait_for_the_draft_of_the_first(
     setup: Any, run: Run, installs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one has resolved long before the first draft is done, and still installs nothing."""
+    """The second resolves long before the first draft is done, and still installs nothing."""
     counted = uv_cli.Uv.install_cached
     gate = asyncio.Event()
 
@@ -285,7 +285,7 @@ def test_one_process_begins_and_the_others_let_it_finish(
 def test_a_cancelled_request_leaves_nothing_of_its_draft(
     at: str, setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """uv at work for the draft when nobody wants it any more, or when the builder waits for it."""
+    """uv works on the draft when all requests are cancelled, or while the builder waits for it."""
     endless, resolved = asyncio.Event(), asyncio.Event()
     real = uv_cli.Uv.resolve
 
@@ -315,16 +315,16 @@ def test_a_cancelled_request_leaves_nothing_of_its_draft(
             await asyncio.wait({asked})
             assert asked.cancelled()
 
-    run(main())  # to the end of its threads, one of which may just have made a directory
+    run(main())  # runs until all threads end, one of which may just have created a directory
     assert os.listdir(setup.store("scratch")) == []
     assert os.listdir(setup.store("claims")) == []
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_a_command_that_is_cancelled_twice_is_ended_all_the_same(
+def test_a_command_that_is_cancelled_twice_is_still_ended(
     started: bool, run: Run, tmp_path: Path
 ) -> None:
-    """A request that leaves cancels its resolutions, and then whoever ran them both does."""
+    """A cancelled request cancels its resolutions, and so does the task that ran them both."""
 
     async def main() -> int:
         asked = asyncio.create_task(
@@ -338,7 +338,7 @@ def test_a_command_that_is_cancelled_twice_is_ended_all_the_same(
             asked.cancel()
             await asyncio.sleep(0)
         assert asked.cancelled()
-        # At once: nobody waits for it after this.
+        # At once, because nothing waits for the command after this.
         return len(asyncio.all_tasks())
 
     (tmp_path / "pid").touch()

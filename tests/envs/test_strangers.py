@@ -1,4 +1,4 @@
-"""A volume on which a stranger has written: pods start, calls' environments stay."""
+"""A volume with untrusted files: pods start, and environments of calls stay."""
 
 import asyncio
 import json
@@ -20,8 +20,8 @@ ODD = ("x-²-1-y", "evicting.x-²-1-y", "a-" + "9" * 100 + "-1-b", "\udcff", "a\
 
 
 def vandalised(volume: Path, digest: str) -> None:
-    """What whoever may write there can leave, in the places that are listed and read."""
-    # Made elsewhere: what lies in the trash is being removed as soon as it is there.
+    """A volume with malicious entries in all places that are listed and read."""
+    # Created elsewhere and moved, because entries of the trash are removed at once.
     aside = volume.with_name("aside")
     for folder in ("holders", "scratch", "claims", "trash", "requests", f"leases/{digest}"):
         aside.mkdir()
@@ -55,7 +55,7 @@ def make_deep_tree(root: Path) -> None:
     os.close(handle)
 
 
-def test_a_link_in_place_of_the_cache_empties_nothing_of_ours(
+def test_a_link_in_place_of_the_cache_does_not_empty_its_target(
     setup: Any, run: Run, tmp_path: Path
 ) -> None:
     victim = tmp_path / "victim"
@@ -75,7 +75,7 @@ def test_a_link_in_place_of_the_cache_empties_nothing_of_ours(
     assert [path.name for path in victim.iterdir()] == ["precious"]
 
 
-def test_a_stranger_ends_no_heartbeat_and_no_lease(
+def test_malicious_entries_end_no_heartbeat_and_no_lease(
     setup: Any, run: Run, version_in: Callable[[Path, str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     holder = setup.child("beta", hold=True)
@@ -87,7 +87,7 @@ def test_a_stranger_ends_no_heartbeat_and_no_lease(
         async with Environments(settings) as running:
             lease = await running.acquire(Spec(requirements=("alpha",)))
             vandalised(setup.store(), digest)
-            # One that starts on it, and finds what another process uses.
+            # A process that starts on this volume finds the environment that another one uses.
             async with Environments(settings) as new:
                 found = await new.acquire(Spec(requirements=("beta",)))
                 assert found.environment.digest == digest

@@ -1,4 +1,4 @@
-"""System packages, with stand-ins for dpkg and apt: what is asked of them, and when."""
+"""System packages, with stand-ins for dpkg and apt: which commands run, and when."""
 
 import asyncio
 import fcntl
@@ -78,7 +78,7 @@ def packages(machine: Path) -> SystemPackages:
 
 
 def lists(machine: Path, deb: Path) -> None:
-    """Have apt's lists name a file as it is now."""
+    """Add a file with its current hash to apt's lists."""
     data = deb.read_bytes()
     line = f"'http://x/{deb.name}' {deb.name} {len(data)} SHA256:{hashlib.sha256(data).hexdigest()}"
     (machine / "state" / ".listed").write_text(f"{line}\n")
@@ -89,15 +89,15 @@ def log(machine: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_what_is_there_is_left_alone(machine: Path, run: Run) -> None:
+def test_installed_packages_are_left_alone(machine: Path, run: Run) -> None:
     (machine / "state" / "curl").touch()
     run(packages(machine).ensure(("curl",), print))
     run(packages(machine).ensure((), print))
     assert log(machine) == []
 
 
-def test_installed_once_for_many_at_once(machine: Path, run: Run) -> None:
-    """Two pools on one machine, each asked several times, in different sets."""
+def test_concurrent_requests_install_a_package_once(machine: Path, run: Run) -> None:
+    """Two pools on one machine, each with several requests for different sets."""
 
     async def main() -> None:
         one, two = packages(machine), packages(machine)
@@ -115,7 +115,7 @@ def test_installed_once_for_many_at_once(machine: Path, run: Run) -> None:
 
 
 def test_a_set_is_installed_once_on_a_machine(machine: Path, run: Run) -> None:
-    """Also when two processes ask for it at the same instant: the second finds it there."""
+    """Even if two processes ask at the same instant: the second finds the set installed."""
 
     async def main() -> None:
         pools = [packages(machine) for _ in range(4)]
@@ -125,8 +125,8 @@ def test_a_set_is_installed_once_on_a_machine(machine: Path, run: Run) -> None:
     assert [line.split()[0] for line in log(machine)] == ["install"]
 
 
-def test_who_waits_for_the_lock_can_leave(machine: Path, run: Run) -> None:
-    """Another process installs for minutes: a call that is cancelled leaves no thread behind."""
+def test_a_call_that_waits_for_the_lock_can_be_cancelled(machine: Path, run: Run) -> None:
+    """Another process installs for minutes; a cancelled call leaves no thread behind."""
 
     async def main() -> None:
         said: list[str] = []
@@ -139,7 +139,7 @@ def test_who_waits_for_the_lock_can_leave(machine: Path, run: Run) -> None:
                 await asyncio.sleep(0.01)
             asked.cancel()
             await asyncio.wait({asked})
-            # Ends only when every thread of the loop has; the lock is still held.
+            # The loop ends only after all its threads; the lock is still held.
             await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 30)
         assert log(machine) == []
 
@@ -161,7 +161,7 @@ asyncio.run(main())
 
 
 def test_a_lock_whose_owner_was_killed_is_free(machine: Path, run: Run) -> None:
-    """Its file stays; what is in it, too, from filelock 4.2 on, which needs Python 3.11."""
+    """The lock file stays; so does its content with filelock 4.2 or later (Python 3.11)."""
     (machine / "lock").write_text("somebody's")
     said: list[str] = []
     command = [sys.executable, "-c", _HOLDER, str(machine / "lock")]
@@ -189,7 +189,7 @@ def test_a_lock_whose_owner_was_killed_is_free(machine: Path, run: Run) -> None:
 
 
 def test_the_lock_follows_no_link(machine: Path, run: Run) -> None:
-    """It is in /tmp, where anybody may put one, and root opens it."""
+    """The lock is in /tmp, where any user may plant a link, and root opens it."""
     (machine / "precious").write_text("precious")
     (machine / "lock").symlink_to(machine / "precious")
     with pytest.raises(OSError, match="symbolic links"):
@@ -199,7 +199,7 @@ def test_the_lock_follows_no_link(machine: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize("tool", ["apt-get", "nala"])
-def test_debs_are_kept_for_the_next_machine(tool: str, machine: Path, run: Run) -> None:
+def test_downloaded_debs_are_kept_for_the_next_machine(tool: str, machine: Path, run: Run) -> None:
     if tool == "nala":
         (machine / "bin" / "nala").write_text((machine / "bin" / "apt-get").read_text())
         (machine / "bin" / "nala").chmod(0o755)
@@ -216,22 +216,22 @@ def test_debs_are_kept_for_the_next_machine(tool: str, machine: Path, run: Run) 
     assert kept.exists()
 
 
-def test_what_an_interrupted_dpkg_left_is_put_right(machine: Path, run: Run) -> None:
-    """A call that is cancelled while packages are unpacked must not end all that come after."""
+def test_an_interrupted_dpkg_is_repaired(machine: Path, run: Run) -> None:
+    """A call cancelled while packages are unpacked must not fail all later ones."""
     (machine / "state" / ".interrupted").touch()
     run(packages(machine).ensure(("curl",), print))
     assert (machine / "state" / "curl").exists()
 
 
-def test_a_full_disk_is_told_as_the_machine_s(machine: Path, run: Run) -> None:
-    """To enlarge the volume would not help."""
+def test_a_full_disk_is_reported_as_the_machines(machine: Path, run: Run) -> None:
+    """The error must not advise a larger volume, which would not help."""
     (machine / "state" / ".full").touch()
     with pytest.raises(SystemPackagesFailed, match="no space for system packages") as caught:
         run(packages(machine).ensure(("curl",), print))
     assert "the machine's own disk" in caught.value.advice
 
 
-def test_a_failure_has_apt_s_words(machine: Path, run: Run) -> None:
+def test_a_failure_contains_apts_message(machine: Path, run: Run) -> None:
     (machine / "state" / ".fail").touch()
     with pytest.raises(SystemPackagesFailed, match="Unable to locate package nonesuch") as caught:
         run(packages(machine).ensure(("nonesuch",), print))
@@ -239,7 +239,9 @@ def test_a_failure_has_apt_s_words(machine: Path, run: Run) -> None:
     assert any(line.startswith("update") for line in log(machine)), "old lists are no excuse"
 
 
-def test_without_root_it_says_so(machine: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_root_the_error_says_so(
+    machine: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(SystemPackagesFailed, match="need root"):
         run(packages(machine).ensure(("curl",), print))
@@ -280,7 +282,7 @@ def compiled(
     return f"native @ {source.as_uri()}"
 
 
-def test_a_missing_compiler_is_told(compiled: str, machine: Path, setup: Any, run: Run) -> None:
+def test_a_missing_compiler_is_reported(compiled: str, machine: Path, setup: Any, run: Run) -> None:
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             await environments.acquire(Spec(requirements=(compiled,)))
@@ -292,10 +294,10 @@ def test_a_missing_compiler_is_told(compiled: str, machine: Path, setup: Any, ru
     assert log(machine) == []
 
 
-def test_build_tools_are_installed_where_they_may_be(
+def test_build_tools_are_installed_where_allowed(
     compiled: str, machine: Path, setup: Any, run: Run
 ) -> None:
-    """Two sets that need them, at once: installed once, and both are built."""
+    """Two concurrent sets need the tools: these are installed once, and both sets are built."""
     said: list[str] = []
 
     async def main() -> None:
@@ -319,7 +321,7 @@ def test_build_tools_are_installed_where_they_may_be(
 
 
 def plant(machine: Path, change: Callable[[Path], None], run: Run) -> Path:
-    """A .deb that was kept, and then changed; and the next machine that needs it."""
+    """Change a kept .deb, then install it on the next machine."""
     run(packages(machine).ensure(("curl",), print))
     (kept,) = (machine / "debs").glob("*/*.deb")
     lists(machine, kept)
@@ -338,7 +340,7 @@ def other_size(kept: Path) -> None:
 
 
 def a_link(kept: Path) -> None:
-    """Even to what would be right."""
+    """A link, even one to the right file."""
     kept.rename(kept.with_name("elsewhere"))
     kept.symlink_to(kept.with_name("elsewhere"))
 
@@ -362,7 +364,7 @@ def test_a_deb_that_the_lists_do_not_name_is_deleted(
     assert kept.read_text() == "downloaded\n", "what was downloaded instead is kept"
 
 
-def test_a_link_in_place_of_the_kept_files_leads_nowhere(
+def test_a_link_in_place_of_the_kept_files_is_not_followed(
     machine: Path, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     elsewhere = machine / "elsewhere"
@@ -374,8 +376,8 @@ def test_a_link_in_place_of_the_kept_files_leads_nowhere(
     assert "system packages are not kept" in caplog.text
 
 
-def test_nothing_lies_in_the_archives_that_was_not_looked_at(machine: Path, run: Run) -> None:
-    """What an install that was killed left there, apt would take as it is."""
+def test_unchecked_files_are_removed_from_apts_archives(machine: Path, run: Run) -> None:
+    """apt would use files left by a killed install without a check."""
     (machine / "archives").mkdir()
     (machine / "archives" / "curl_1.0_all.deb").write_text("anybody's")
     run(packages(machine).ensure(("curl",), print))
@@ -443,7 +445,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"{_CONTROL}Filename: ./{deb.name}\nSize: {size}\nSHA256: {digest}\n\n"
     )
     (tmp_path / "sources.list").write_text(f"deb [trusted=yes] copy:{deb.parent} ./\n")
-    # dpkg wants programs that only root's PATH has, and not every root's.
+    # dpkg needs programs in directories that not every PATH has.
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}:/usr/sbin:/sbin")
     monkeypatch.setattr(system_packages, "_ARCHIVES", tmp_path / "archives")
     monkeypatch.setattr(shutil, "which", _only(tmp_path / "bin"))
@@ -462,14 +464,14 @@ def test_a_planted_deb_is_not_installed_by_the_real_apt(
     assert installed.read_text() == "good"
     (kept,) = (repository / "debs").glob("*/*.deb")
 
-    # The next machine takes what was kept: the repository has it no more.
+    # The next machine uses the kept file; the repository no longer has it.
     offered = repository / "repository" / kept.name
     subprocess.run([repository / "bin" / "dpkg", "--purge", "planted"], check=True)
     offered.rename(offered.with_name("away"))
     ensure()
     assert installed.read_text() == "good"
 
-    # A stranger's, of the same name and size, is not taken.
+    # A planted file of the same name and size is not used.
     subprocess.run([repository / "bin" / "dpkg", "--purge", "planted"], check=True)
     offered.with_name("away").rename(offered)
     size = kept.stat().st_size
@@ -489,7 +491,7 @@ _REAL = os.environ.get("FLASHPOOL_TEST_APT", "")
     not _REAL, reason="installs on this machine: name a package in FLASHPOOL_TEST_APT"
 )
 @pytest.mark.timeout(300)
-def test_a_real_package_for_two_at_once(run: Run, tmp_path: Path) -> None:
+def test_two_concurrent_requests_install_a_real_package(run: Run, tmp_path: Path) -> None:
     def installed() -> bool:
         argv = ["dpkg-query", "--show", "--showformat", "${db:Status-Status}", _REAL]
         return subprocess.run(argv, capture_output=True, text=True).stdout == "installed"

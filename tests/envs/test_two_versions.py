@@ -1,4 +1,4 @@
-"""An older and a newer server on one volume, both ways: neither harms the other."""
+"""An older and a newer server share a volume, in both orders, without harm."""
 
 import json
 import os
@@ -13,9 +13,9 @@ import pytest
 
 from support.versions import older, variables
 
-#: Before what strangers write was minded, and with another format of digests.
+#: A version without checks of untrusted files, and with another format of digests.
 OLD = "b91e52e"
-#: The last one whose reports are not signed.
+#: The last version with unsigned reports.
 UNSIGNED = "105c3f7"
 HERE = Path(__file__).parent
 
@@ -27,7 +27,7 @@ def old(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["an older one acts", "a newer one acts"])
 def versions(request: pytest.FixtureRequest, old: Path) -> tuple[Path | None, Path | None]:
-    """The version that was there before, and the one that comes."""
+    """The version that ran before, and the version that starts."""
     return (None, old) if request.param == "an older one acts" else (old, None)
 
 
@@ -50,7 +50,7 @@ class Servers:
         }
 
     def acquires(self, version: Path | None, *requirements: str, **more: Any) -> Any:
-        """What it got; it goes on holding that."""
+        """Acquire an environment and keep the lease; return what was acquired."""
         order = self._order(requirements=requirements, hold=True, **more)
         process = subprocess.Popen(
             [sys.executable, str(HERE / "child_acquire.py"), json.dumps(order)],
@@ -68,7 +68,7 @@ class Servers:
         return json.loads(line)
 
     def leave(self) -> None:
-        """Have all of them release what they hold, and finish."""
+        """Make all processes release their leases and exit."""
         for process in self.running:
             _, errors = process.communicate("", timeout=60)
             assert process.returncode == 0, errors
@@ -100,7 +100,7 @@ def servers(setup: Any) -> Iterator[Servers]:
 
 
 @pytest.mark.parametrize("mode", ["volume", "archive"])
-def test_what_calls_of_another_version_use_stays(
+def test_environments_used_by_another_version_stay(
     mode: str,
     versions: tuple[Path | None, Path | None],
     servers: Servers,
@@ -122,7 +122,7 @@ def test_what_calls_of_another_version_use_stays(
     if mode == "archive":
         packed = {path.name.partition(".")[0] for path in setup.store("archives").iterdir()}
         assert packed == {before["digest"], after["digest"]}
-    # Each finds its own again, and not the other's.
+    # Each version finds its own environment again, and not the other's.
     for version, one in ((first, before), (second, after)):
         again = servers.acquires(version, "beta", mode=mode)
         assert again["digest"] == one["digest"]
@@ -133,7 +133,7 @@ def test_what_calls_of_another_version_use_stays(
 
 
 @pytest.mark.parametrize("key", ["", "key"])
-def test_what_another_version_noted_is_read(
+def test_memos_and_preloads_of_another_version_are_read(
     key: str, versions: tuple[Path | None, Path | None], servers: Servers
 ) -> None:
     first, second = versions
@@ -142,7 +142,7 @@ def test_what_another_version_noted_is_read(
     assert found == {"fresh": True, "digest": "2" * 40, "modules": ["json", "os.path"]}
 
 
-def test_what_nobody_uses_may_be_evicted_by_either(
+def test_either_version_may_evict_unused_environments(
     versions: tuple[Path | None, Path | None], servers: Servers
 ) -> None:
     first, second = versions
@@ -188,13 +188,13 @@ def test_a_report_of_a_newer_version_is_posted_by_an_older_one(tmp_path: Path) -
     assert queue(None, folder, "read") == [["job", '{"output": 1}', True]]
 
 
-def test_a_report_of_an_older_version_waits_for_one(tmp_path: Path) -> None:
-    """Nobody can tell it from a forged one; who wrote it may still come back."""
+def test_an_unsigned_report_waits_for_an_older_version(tmp_path: Path) -> None:
+    """An unsigned report looks like a forged one; the version that wrote it may come back."""
     unsigned = older(UNSIGNED, tmp_path / "old")
     folder = tmp_path / "outbox" / "endpoint" / "pod"
     assert queue(unsigned, folder, "keep") == [["job", '{"output": 1}', True]]
     assert queue(None, folder, "read") == []
     assert queue(None, folder.with_name("other"), "forget") == []
     assert queue(unsigned, folder, "read") == [["job", '{"output": 1}', True]]
-    # The job's own report takes its place.
+    # The job's new report replaces it.
     assert queue(None, folder, "keep") == [["job", '{"output": 1}', True]]

@@ -1,4 +1,4 @@
-"""What an environment holds is what its wheels hold, whoever writes to what is installed."""
+"""An environment's files match its wheels, even if calls write to installed files."""
 
 import fcntl
 import logging
@@ -26,7 +26,7 @@ def spec(*requirements: str) -> Spec:
 
 
 async def acquired(setup: Any, *requirements: str, **changes: Any) -> tuple[Path, str]:
-    """Where the environment is, and how it came there; finished."""
+    """Acquire and finish an environment; return its path and origin."""
     async with Environments(setup.settings(**changes)) as environments:
         with await environments.acquire(spec(*requirements)) as found:
             root, origin = found.root, found.origin
@@ -49,7 +49,7 @@ def module(root: Path, name: str) -> Path:
 
 
 def write_in_place(path: Path) -> None:
-    """As `open(path, "r+")` does: the same file, the same size, other content."""
+    """Write as `open(path, "r+")` does: the same file and size, other content."""
     before = path.stat()
     with path.open("r+") as file:
         text = file.read()
@@ -85,10 +85,10 @@ def test_a_draft_shares_no_file_with_the_cache_either(setup: Any, run: Run) -> N
     assert in_cache(setup).stat().st_nlink == 1
 
 
-def test_what_the_cache_holds_in_place_of_a_wheel_s_file_is_built_anew(
+def test_a_changed_file_in_the_cache_causes_a_clean_rebuild(
     setup: Any, run: Run, version_in: VersionIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By an older version, which made hard links; by a call that writes to the cache itself."""
+    """Changed through hard links of an older version, or by a call that writes to the cache."""
     run(acquired(setup, "alpha", "beta"))
     write_in_place(in_cache(setup))
     root, origin = run(acquired(setup, "alpha"))
@@ -102,10 +102,10 @@ def test_what_the_cache_holds_in_place_of_a_wheel_s_file_is_built_anew(
     assert problems(setup, run) == []
 
 
-def test_a_process_that_has_the_environment_gets_it_built_anew(
+def test_a_process_with_a_lease_gets_a_rebuilt_environment(
     setup: Any, run: Run, version_in: VersionIn
 ) -> None:
-    """A lease that is out stays good; who comes next has another copy."""
+    """An existing lease stays valid; the next call gets another copy."""
     run(acquired(setup, "alpha", "beta"))
     write_in_place(in_cache(setup))
 
@@ -123,7 +123,7 @@ def test_a_process_that_has_the_environment_gets_it_built_anew(
     run(main())
 
 
-def test_who_builds_ahead_of_calls_gets_what_is_right(
+def test_environments_built_ahead_of_calls_match_their_wheels(
     setup: Any, run: Run, version_in: VersionIn
 ) -> None:
     run(acquired(setup, "alpha", "beta"))
@@ -140,7 +140,7 @@ def test_who_builds_ahead_of_calls_gets_what_is_right(
     assert run(acquired(setup, "alpha"))[1] == "disk"
 
 
-def test_with_a_key_nobody_gets_what_differs_from_its_wheel(
+def test_with_a_key_no_call_gets_files_that_differ_from_the_wheel(
     setup: Any, run: Run, version_in: VersionIn
 ) -> None:
     settings = {"volume_key": b"key"}
@@ -154,10 +154,10 @@ def test_with_a_key_nobody_gets_what_differs_from_its_wheel(
 
 
 @pytest.mark.parametrize("key", [None, b"key"])
-def test_a_wheel_that_contradicts_itself_is_used_all_the_same(
+def test_a_wheel_with_wrong_hashes_is_still_used(
     key: bytes | None, setup: Any, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Taken from the wheel twice, it is what there is; and not built again for ever."""
+    """If a second installation has the same files, they are accepted; no endless rebuilds."""
     wheel = setup.base.index.add("liar", "1.0", files={"x.py": "x = 1\n"})
     with zipfile.ZipFile(wheel) as file:
         content = {name: file.read(name) for name in file.namelist()}
@@ -173,7 +173,7 @@ def test_a_wheel_that_contradicts_itself_is_used_all_the_same(
     assert problems(setup, run, volume_key=key) == []
 
 
-def test_a_file_that_two_wheels_bring_is_any_one_s(setup: Any, run: Run) -> None:
+def test_a_file_of_two_wheels_may_match_either(setup: Any, run: Run) -> None:
     for name in ("one", "two"):
         shared = {f"../tests_of_all/{part}.py": f"whose = {name!r}\n" for part in ("a", "b")}
         setup.base.index.add(name, "1.0", files=shared)
@@ -181,10 +181,10 @@ def test_a_file_that_two_wheels_bring_is_any_one_s(setup: Any, run: Run) -> None
     assert problems(setup, run) == []
 
 
-def test_what_was_written_before_it_is_finished_is_not_sealed(
+def test_files_changed_before_finishing_are_not_sealed(
     setup: Any, run: Run, version_in: VersionIn
 ) -> None:
-    """A file of another size than was published: also one that no wheel has a hash for."""
+    """A file whose size differs from the published one, even without a hash in a wheel."""
     root, _ = run(acquired(setup, "alpha"))
     (root / "flashpool.seal").unlink()
     (root / "pyvenv.cfg").write_text((root / "pyvenv.cfg").read_text() + "more = 1\n")
@@ -193,7 +193,7 @@ def test_what_was_written_before_it_is_finished_is_not_sealed(
     assert version_in(root / "bin" / "python", "alpha") == "2.0"
 
 
-def test_without_a_seal_wheels_are_asked(setup: Any, run: Run) -> None:
+def test_without_a_seal_files_are_compared_with_wheels(setup: Any, run: Run) -> None:
     root, _ = run(acquired(setup, "alpha"))
     (root / "flashpool.seal").unlink()
     assert problems(setup, run) == []
@@ -207,7 +207,7 @@ def test_without_a_seal_wheels_are_asked(setup: Any, run: Run) -> None:
     "rows",
     ["\0", "a,b", "x.py,sha256=???,1", "x.py,sha256=é,1", '"x.py', "../../../../x,sha256=AA,1", ""],
 )
-def test_a_list_of_a_stranger_promises_nothing(rows: str, tmp_path: Path) -> None:
+def test_a_forged_list_of_files_is_not_trusted(rows: str, tmp_path: Path) -> None:
     folder = tmp_path / "lib" / "python3.11" / "site-packages" / "x-1.dist-info"
     folder.mkdir(parents=True)
     (folder / "RECORD").write_text(rows)
@@ -215,7 +215,7 @@ def test_a_list_of_a_stranger_promises_nothing(rows: str, tmp_path: Path) -> Non
     assert unlike_wheels(tmp_path, known) == []
 
 
-def test_links_are_for_calls_that_may_not_write_to_the_cache(
+def test_hard_links_are_used_only_if_calls_cannot_write_to_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
@@ -233,7 +233,7 @@ def test_links_are_for_calls_that_may_not_write_to_the_cache(
 
 @pytest.fixture
 def cloning(tmp_path: Path) -> Iterator[Path]:
-    """A file system on which files can be cloned."""
+    """A file system that supports cloning of files."""
     made = next((found for name in ("btrfs", "xfs") if (found := shutil.which(f"mkfs.{name}"))), "")
     if not made or os.geteuid() != 0:
         pytest.skip("needs root, and mkfs.btrfs or mkfs.xfs")
@@ -261,9 +261,7 @@ def test_files_are_cloned_where_the_file_system_can(
     assert version_in(other / "bin" / "python", "alpha") == "2.0"
 
 
-def test_whether_files_can_be_cloned_is_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cloning_is_detected_by_trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(fcntl, "ioctl", lambda _file, what, _other: asked.append(what))
     assert file_copies._can_clone(tmp_path / "cache")
