@@ -1,4 +1,4 @@
-"""What every test gets: a marker by folder, private directories, and a check of what it leaves."""
+"""Fixtures of every test: a marker by folder, private directories, and a check for leaks."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from support.wants import pytest_terminal_summary  # noqa: F401
 
 #: Folders whose tests carry the marker of the same name.
 MARKED_FOLDERS: Final = ("contract", "process", "e2e", "gpu", "differential")
-#: What is still compared per test when a pool outlives it.
+#: Kinds of leaks still checked per test when a pool outlives the test.
 OWN_KINDS: Final = frozenset({"shm", "file"})
 
 _private_tmp: Path | None = None
@@ -26,12 +26,12 @@ _private_cache: Path | None = None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    # Here, because options of a folder's own are read too late.
+    # Defined here, because options in a subfolder's conftest are read too late.
     parser.addoption("--differential-table", help="file for the table of tests/differential")
 
 
 class Table:
-    """Prints what the differential tests compared."""
+    """Prints the table of the differential tests."""
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         cells.summarize(terminalreporter, terminalreporter.config.getoption("differential_table"))
@@ -39,17 +39,17 @@ class Table:
 
 def pytest_configure(config: pytest.Config) -> None:
     global _private_tmp, _private_cache
-    # A shell has its background jobs ignore it, and whatever is started here would inherit that.
+    # A shell makes background jobs ignore SIGINT, and processes started here would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as `nohup` does
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.pluginmanager.register(Table())
-    # tmp_path stays where it is, to be looked at after a failure.
+    # tmp_path stays in its usual place, for inspection after a failure.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-    if not hasattr(config, "workerinput"):  # processes that run tests have that of who starts them
+    if not hasattr(config, "workerinput"):  # test workers inherit the main process's directory
         _private_cache = _moved_cache()
-    # Short, because paths of sockets may not exceed 107 bytes.
+    # A short path, because socket paths may not exceed 107 bytes.
     _private_tmp = Path(tempfile.mkdtemp(prefix="fp-"))
     os.environ["TMPDIR"] = tempfile.tempdir = str(_private_tmp)
     leaks.adopt_orphans()
@@ -83,13 +83,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def client_python() -> Path:
-    """An interpreter that has the real client, and nothing of ours."""
+    """An interpreter with the real client and without flashpool."""
     return make_client_python()
 
 
 @pytest.fixture(scope="session")
 def shop_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact of the real client, with a load-balanced resource and two of a queue."""
+    """An artifact of the real client, with one load-balanced resource and two queue resources."""
     return build_artifact("shop", tmp_path_factory.mktemp("artifact"))
 
 

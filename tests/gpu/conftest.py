@@ -1,4 +1,4 @@
-"""A server on a machine that has a GPU, and a Python that has torch.
+"""A server on a machine with a GPU, and a Python with torch.
 
 ``FLASHPOOL_TEST_TORCH_PYTHON`` names that Python; without it, the tests' own is tried.
 """
@@ -32,7 +32,7 @@ def why_not() -> str:
 
 @pytest.fixture
 def pod(tmp_path: Path) -> Serve:
-    """A server whose calls have torch."""
+    """A server whose calls can import torch."""
     if reason := why_not():
         pytest.skip(reason)
 

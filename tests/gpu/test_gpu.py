@@ -1,4 +1,4 @@
-"""What only a real GPU can show: CUDA in forked workers, and memory that comes back."""
+"""Tests that need a real GPU: CUDA in forked workers, and memory that is freed."""
 
 import concurrent.futures
 import os
@@ -75,7 +75,7 @@ def test_a_call_sees_its_device_and_no_other(pod: Serve) -> None:
         assert result(server.execute(none, gpus=0)) is False
 
 
-def test_memory_comes_back_after_a_kill(pod: Serve, tmp_path: Path) -> None:
+def test_memory_is_freed_after_a_kill(pod: Serve, tmp_path: Path) -> None:
     mark = tmp_path / "held"
     with pod() as server, concurrent.futures.ThreadPoolExecutor(1) as threads:
         (gpu,) = server.execute(SEES)["receipt"]["gpus"]
@@ -91,7 +91,7 @@ def test_memory_comes_back_after_a_kill(pod: Serve, tmp_path: Path) -> None:
         assert result(server.execute(SEES))[2] == 1 << 20
 
 
-def test_preloaded_torch_then_a_fork_then_cuda(pod: Serve) -> None:
+def test_cuda_works_in_a_fork_of_preloaded_torch(pod: Serve) -> None:
     with pod(FLASHPOOL_PRELOAD="torch") as server:
         answers = [server.execute(SEES) for _ in range(5)]
         assert {result(one)[2] for one in answers} == {float(1 << 20)}
@@ -100,7 +100,7 @@ def test_preloaded_torch_then_a_fork_then_cuda(pod: Serve) -> None:
         assert zygote["start_method"] == "fork", zygote["reason"]
 
 
-def test_two_calls_on_one_device(pod: Serve, tmp_path: Path) -> None:
+def test_two_calls_can_share_one_device(pod: Serve, tmp_path: Path) -> None:
     marks = [tmp_path / "one", tmp_path / "two"]
     with (
         pod(FLASHPOOL_CALLS_PER_GPU="2", CUDA_VISIBLE_DEVICES="0") as server,
@@ -114,7 +114,7 @@ def test_two_calls_on_one_device(pod: Serve, tmp_path: Path) -> None:
         assert len({one["receipt"]["gpus"][0] for one in answers}) == 1
 
 
-def test_more_memory_than_the_device_has(pod: Serve) -> None:
+def test_asking_for_more_memory_than_the_device_has_is_an_error(pod: Serve) -> None:
     with pod() as server:
         answer = server.execute(TOO_MUCH)
         assert answer["error_type"] == "OutOfMemoryError"

@@ -1,4 +1,4 @@
-"""SDK 2.0's own command, `rp`: in dev sessions against the stand-in, and what it builds."""
+"""SDK 2.0's command `rp`: dev sessions against the stand-in, and builds of artifacts."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from support.client import sdk_python
 def run_rp(
     *arguments: str | Path, folder: Path, variables: Mapping[str, str], program: str = "rp"
 ) -> list[str]:
-    """Lines that the command prints to the end, or that its virtualenv's Python prints."""
+    """Run the command, or its virtualenv's Python; return all lines it prints."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
     done = subprocess.run(
@@ -39,7 +39,7 @@ def run_rp(
 
 
 def build_artifact(source: Path, folder: Path) -> Path:
-    """What `rp flash deploy --build-only` makes of a file, with its neighbours, and asks no index."""
+    """Build an artifact with `rp flash deploy --build-only`, without an index."""
     wheels = folder / "wheels"
     if not wheels.exists():
         wheels.mkdir()

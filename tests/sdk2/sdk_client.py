@@ -11,16 +11,16 @@ from typing import Any, Final
 HERE: Final = Path(__file__).parent
 CLIENT: Final = HERE / "client2"
 APPS: Final = HERE / "apps"
-#: Leads requests of load-balanced endpoints to a server.
+#: The folder that redirects requests for load-balanced endpoints to a server.
 REDIRECT: Final = CLIENT / "redirect"
 
-#: Name, function, how it is called, arguments, which are keywords where they have names.
+#: Name, function, way of calling, arguments; a mapping of arguments means keywords.
 Case = tuple[str, str, str, list[Any] | dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What came of the calls."""
+    """The outcomes of the calls."""
 
     calls: dict[str, Any]
 
@@ -29,7 +29,7 @@ class Told:
         return self.calls[call]["value"]
 
     def text(self, call: str) -> str:
-        """Of the error that it raised."""
+        """Return the text of the error that a call raised."""
         assert "text" in self.calls[call], self.calls[call]
         return str(self.calls[call]["text"])
 
@@ -37,7 +37,7 @@ class Told:
 def run_script(
     python: Path, script: str, *arguments: str, home: Path, variables: Mapping[str, str]
 ) -> str:
-    """What a script of client2/ prints last."""
+    """Run a script of client2/; return what it prints last."""
     home.mkdir(exist_ok=True)
     done = subprocess.run(
         [python, CLIENT / script, *arguments],

@@ -1,4 +1,4 @@
-"""One server for the clients of both generations, each as it is."""
+"""One server for the unmodified clients of both generations."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from support.client import ROOT, client_python, sdk_python
 pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(300)]
 
 
-def test_calls_of_both(tmp_path: Path) -> None:
-    """The base has SDK 2.0, which the older client's functions do not notice."""
+def test_one_server_runs_calls_of_both_generations(tmp_path: Path) -> None:
+    """The base has SDK 2.0, which does not affect functions of the older client."""
     home = tmp_path / "home"
     with serving(tmp_path, FLASHPOOL_BASE_PYTHON=str(sdk_python())) as server:
         script = ROOT / "tests" / "e2e" / "client" / "calls.py"

@@ -32,7 +32,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(40)
 
 
-def test_it_prints_what_the_page_says(url: str, tmp_path: Path) -> None:
+def test_the_program_prints_what_the_page_shows(url: str, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "how-to" / "clients.md").read_text("utf-8")
     found = re.search(r"```python\n(.*?)```\n\nIt prints `(.*?)`", page, re.DOTALL)
     assert found
@@ -43,8 +43,8 @@ def test_it_prints_what_the_page_says(url: str, tmp_path: Path) -> None:
     assert lines == [found[2]]
 
 
-def test_a_job_that_is_asked_after(url: str) -> None:
-    """As the client of any generation does."""
+def test_the_status_of_a_job_can_be_queried(url: str) -> None:
+    """Clients of both generations do so."""
     job = {"input": request("def f(a): return a", 5)}
     with httpx.Client(timeout=60, trust_env=False) as http:
         id_ = http.post(f"{url}/local/run", json=job).json()["id"]

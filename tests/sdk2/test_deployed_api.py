@@ -67,7 +67,7 @@ MANIFEST: Final = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As an artifact is unpacked; its packages are those of the client's virtualenv."""
+    """An unpacked artifact, with the packages of the client's virtualenv."""
     folder = tmp_path_factory.mktemp("app")
     for name in ("live_api.py", "live_queue.py"):
         shutil.copy(APPS / name, folder)
@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def serving(folder: Path, resource: str, log: Path) -> Iterator[ServerProcess]:
-    """The command of people who serve an artifact by hand."""
+    """Run the command that serves an artifact by hand."""
     command = [FLASHPOOL, "serve", "app", folder, "--resource", resource, "--port", "0"]
     environ = {
         "PATH": os.environ["PATH"],
@@ -168,16 +168,18 @@ def test_failures(told: Told, call: str, status: str) -> None:
     assert told.text(call).startswith(status)
 
 
-def test_a_path_that_is_not_there_is_an_endpoint_that_is_not_found(told: Told) -> None:
-    """The client says so of each 404 of a deployed resource."""
+def test_an_unknown_path_raises_endpoint_not_found(told: Told) -> None:
+    """The client raises this error for every 404 of a deployed resource."""
     assert told.calls["no such route"]["raised"] == "EndpointNotFound"
 
 
-def test_query_parameters(server: ServerProcess) -> None:
+def test_query_parameters_are_passed(server: ServerProcess) -> None:
     assert server.http.get("/items/7", params={"double": "yes"}).json() == 14
 
 
-def test_ping_while_a_route_blocks(told: Told, server: ServerProcess, tmp_path: Path) -> None:
+def test_ping_is_answered_while_a_route_blocks(
+    told: Told, server: ServerProcess, tmp_path: Path
+) -> None:
     assert told.calls
     own, other = tmp_path / "own", tmp_path / "other"
     with ThreadPoolExecutor(1) as pool:
@@ -190,13 +192,13 @@ def test_ping_while_a_route_blocks(told: Told, server: ServerProcess, tmp_path: 
         assert blocked.result().json() == "met"
 
 
-def test_nobody_may_send_code(server: ServerProcess) -> None:
+def test_sending_code_is_refused(server: ServerProcess) -> None:
     assert server.http.post("/execute", json={}).status_code == 404
     assert server.http.post("/_runpod/sync", json={}).status_code == 404
 
 
-def test_a_factory(folder: Path, tmp_path: Path) -> None:
-    """Its application is served as it is."""
+def test_the_application_of_a_factory_is_served(folder: Path, tmp_path: Path) -> None:
+    """The application that the factory returns is served unchanged."""
     with serving(folder, "with-factory", tmp_path / "server.log") as server:
         assert server.http.get("/pieces").text == "ab"
         assert server.http.get("/ping").status_code == 200
@@ -210,7 +212,7 @@ def test_a_factory(folder: Path, tmp_path: Path) -> None:
         assert talked(server, "/echo", echo) == "hello"
 
 
-def test_check_tells_what_there_is(folder: Path) -> None:
+def test_check_describes_the_artifact(folder: Path) -> None:
     done = subprocess.run(
         [FLASHPOOL, "check", str(folder)], capture_output=True, text=True, timeout=60, check=False
     )

@@ -21,13 +21,13 @@ pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(300)]
 
 WORKER: Final = [sys.executable, str(Path(__file__).parents[2] / "docker" / "handler.py")]
 SYSTEM_PACKAGE: Final = "libexample1"
-#: A dpkg that has every package, and notes what it is asked for.
+#: A dpkg that has every package, and records queries.
 _DPKG: Final = """#!/bin/sh
 for name in "$@"; do :; done
 echo "$name" >>{log}
 printf '%s\\tinstalled\\t1.0\\n' "$name"
 """
-#: Resource -> its module.
+#: The module of each resource.
 RESOURCES: Final = {
     "acts": "jobs",
     "items": "jobs",
@@ -77,7 +77,7 @@ ITEMS: Final = [{"success": False, "at": 0}, {"success": False, "at": 1}]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As an artifact is unpacked."""
+    """An unpacked artifact."""
     folder = tmp_path_factory.mktemp("app")
     shutil.copy(APPS / "live_queue.py", folder / "jobs.py")
     shutil.copy(APPS / "broken.py", folder / "broken.py")
@@ -104,7 +104,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def platform(folder: Path, local: Path) -> Iterator[Platform]:
-    """With a worker and an endpoint for each resource."""
+    """The stand-in for the platform, with a worker and an endpoint for each resource."""
     programs = local / "bin"
     programs.mkdir()
     (programs / "dpkg-query").write_text(_DPKG.format(log=local / "dpkg.log"))
@@ -173,8 +173,10 @@ def test_values(told: Told, call: str, value: object) -> None:
     assert told.value(call) == value
 
 
-def test_what_a_function_sees(told: Told, folder: Path) -> None:
-    """The artifact's SDK, and what the platform says of the endpoint."""
+def test_a_function_sees_the_artifacts_sdk_and_the_endpoints_variables(
+    told: Told, folder: Path
+) -> None:
+    """The SDK is the artifact's, and the variables are those the platform sets."""
     assert told.value("sdk").startswith(str(folder / "env"))
     facts = told.value("facts")
     assert (facts["runs"], facts["TAG"]) == ("1", "t1")
@@ -216,7 +218,7 @@ def test_globals_last_between_calls(told: Told, platform: Platform) -> None:
     assert counted[1][0] == counted[0][0] + 1
 
 
-def test_system_packages_are_there_before_it_runs(told: Told, local: Path) -> None:
+def test_system_packages_are_installed_before_a_function_runs(told: Told, local: Path) -> None:
     assert told.calls
     assert SYSTEM_PACKAGE in (local / "dpkg.log").read_text()
 

@@ -18,13 +18,13 @@ pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(600)]
 
 EXAMPLES: Final = ROOT / "examples" / "sdk2"
 WORKER: Final = [sys.executable, str(ROOT / "docker" / "handler.py")]
-#: What each program prints.
+#: The expected output of each program.
 PRINTED: Final = {
     "hello": ["hello world!"],
     "counter": ["{'count': 105}", "count: 105"],
     "stream": ["one", "after", "the", "other", "> LOUD > LATER", "RemoteExecutionError True"],
 }
-#: Runs the entry point of a program outside of a dev session: its resources are deployed ones.
+#: Runs a program's entry point outside of a dev session, against deployed resources.
 RUN_ENTRY_POINT: Final = """
 import importlib, sys
 from runpod.apps.entrypoint import get_entrypoint, run_entrypoint
@@ -36,7 +36,7 @@ run_entrypoint(get_entrypoint())
 
 @pytest.fixture
 def variables(tmp_path: Path) -> dict[str, str]:
-    """Of servers in a dev session."""
+    """Variables of servers in a dev session."""
     return {
         "FLASHPOOL_BASE_PYTHON": str(sdk_python()),
         "FLASHPOOL_LOCAL_DIR": str(tmp_path / "local"),
@@ -45,13 +45,13 @@ def variables(tmp_path: Path) -> dict[str, str]:
 
 
 def printed(lines: list[str], name: str) -> list[str]:
-    """Lines that the program printed, among those of the command."""
+    """Return the program's lines from the command's output."""
     return [line for line in lines if line in PRINTED[name]]
 
 
 @pytest.mark.parametrize("name", ["hello", pytest.param("stream", marks=pytest.mark.slow)])
 def test_functions_of_a_dev_session(name: str, variables: dict[str, str], tmp_path: Path) -> None:
-    """Each endpoint that the command provisions gets a worker, and loses it at the end."""
+    """Each endpoint that the command provisions gets a worker, which stops at the end."""
     with Platform(worker=WORKER, worker_variables=variables) as platform:
         command = ("flash", "dev", "--once", EXAMPLES / f"{name}.py")
         lines = run_rp(*command, folder=tmp_path, variables=platform.client_env())
@@ -61,7 +61,7 @@ def test_functions_of_a_dev_session(name: str, variables: dict[str, str], tmp_pa
 
 @pytest.mark.slow
 def test_a_function_that_calls_another_endpoint(variables: dict[str, str], tmp_path: Path) -> None:
-    """It finds that by its name, with the key of the account; each has its variables."""
+    """The function finds the endpoint by name, with the account's key; each has its variables."""
     with Platform(worker=WORKER, worker_variables=variables) as platform:
         platform.pods.add_variables({"RUNPOD_API_BASE_URL": platform.urls().api})
         command = ("flash", "dev", "--once", APPS / "dev_session.py")
@@ -98,7 +98,7 @@ def test_deployed_functions(world: EndpointWorld, tmp_path: Path) -> None:
 
 
 def _start_workers(platform: Platform, world: EndpointWorld, archive: Path) -> Iterator[Worker]:
-    """One for each resource, as each has an endpoint of its own."""
+    """Start a worker for each resource, because each has an endpoint of its own."""
     for resource in ("words", "shout", "crash"):
         platform.add_endpoint(resource)
         variables = {

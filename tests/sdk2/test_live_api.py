@@ -52,7 +52,7 @@ CASES: Final[list[ApiCase]] = [
 
 
 def variables(folder: Path) -> dict[str, str]:
-    """Of servers of one endpoint that lie on one machine."""
+    """Variables of servers of one endpoint on one machine."""
     return {
         "FLASHPOOL_BASE_PYTHON": str(sdk_python()),
         "FLASHPOOL_LOCAL_DIR": str(folder / "local"),
@@ -147,7 +147,7 @@ def sync(server: Server, source: str, resource: str = "Counter", **fields: Any) 
     )
 
 
-def test_ping_while_a_route_blocks(told: Told, server: Server, tmp_path: Path) -> None:
+def test_ping_is_answered_while_a_route_blocks(told: Told, server: Server, tmp_path: Path) -> None:
     assert told.calls
     assert sync(server, (APPS / "live_api.py").read_text()).status_code == 200
     own, other = tmp_path / "own", tmp_path / "other"
@@ -169,11 +169,11 @@ def test_a_source_that_breaks_is_refused_with_its_reason(told: Told, server: Ser
     answer = sync(server, "raise RuntimeError('no model here')")
     assert answer.status_code == 500
     assert "RuntimeError: no model here" in answer.json()["error"]
-    # What was served before still is.
+    # The earlier source is still served.
     assert server.http.get("/n").json() == 100
 
 
-def test_a_source_without_that_api_names_those_that_it_has(told: Told, server: Server) -> None:
+def test_the_error_for_a_missing_api_names_those_of_the_source(told: Told, server: Server) -> None:
     assert told.calls
     answer = sync(server, (APPS / "live_api.py").read_text(), "other")
     assert answer.status_code == 500
@@ -187,16 +187,16 @@ def test_a_form_reaches_a_factory(told: Told, server: Server) -> None:
     assert form.json() == {"a": "1"}
 
 
-def test_what_is_no_sync_is_refused(server: Server) -> None:
+def test_a_malformed_sync_is_refused(server: Server) -> None:
     assert server.http.post("/_runpod/sync", content=b"{}").status_code == 422
     origin = {"Origin": "http://page.test"}
     assert server.http.post("/_runpod/sync", content=b"{}", headers=origin).status_code == 401
 
 
-def test_a_server_that_was_killed_serves_the_last_source_again(
+def test_a_restarted_server_serves_the_last_source_again(
     told: Told, server: Server, folder: Path, tmp_path: Path
 ) -> None:
-    """The client does not send it again."""
+    """The client does not send the source again."""
     assert told.calls
     sync(server, (APPS / "live_api.py").read_text())
     os.kill(server.process.pid, signal.SIGKILL)

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(300)]
 
 #: The image's command, from its own folder.
 WORKER: Final = [sys.executable, str(Path(__file__).parents[2] / "docker" / "handler.py")]
-#: What the platform sets for a resource of a dev session.
+#: Variables that the platform sets for a resource of a dev session.
 DEV: Final = {
     "RUNPOD_DEV_APP": "shop",
     "RUNPOD_DEV_RESOURCE": "factorial",
@@ -242,11 +242,11 @@ def f():
     ("more", "results", "runs"),
     [
         ("\n@f.init\ndef load(): pass\n", [1, 2], 1),
-        # A text that only looks so: the first call is tried where it does not belong.
+        # A text that only resembles a hook: the first call is tried in a resident, wrongly.
         ('\nTEXT = """\n@f.init\n"""\n', [1, 1], 3),
     ],
 )
-def test_how_often_a_module_runs(
+def test_a_module_with_a_hook_runs_once_and_other_modules_per_call(
     platform: Platform, runs_log: Path, more: str, results: list[int], runs: int
 ) -> None:
     before = len(runs_log.read_text()) if runs_log.exists() else 0
@@ -260,7 +260,9 @@ def test_how_often_a_module_runs(
     assert len(runs_log.read_text()) - before == runs
 
 
-def test_a_function_with_a_start_hook_stays(told: Told, platform: Platform, tmp_path: Path) -> None:
+def test_a_function_with_a_start_hook_keeps_its_process(
+    told: Told, platform: Platform, tmp_path: Path
+) -> None:
     assert told.calls
     again: list[Case] = [("again", "prepared", "remote", [5])]
     variables = platform.client_env()

@@ -17,7 +17,7 @@ def test_a_dev_session_does_not_wait_for_its_first_call(tmp_path: Path) -> None:
     world.index.add("runpod", "2.0.5")
     for (
         name
-    ) in runtime_packages():  # the server's runpod is another, so nothing of its base is used
+    ) in runtime_packages():  # the server's runpod has another version, so its base is not used
         repack(metadata.distribution(name), world.index.folder)
     with world.server(RUNPOD_DEV_APP="shop") as server:
         (store,) = until(
@@ -27,5 +27,5 @@ def test_a_dev_session_does_not_wait_for_its_first_call(tmp_path: Path) -> None:
         answer = server.execute(VERSION)
         assert answer["json_result"] == "2.0.5", report(answer)
         assert answer["receipt"]["environment_hit"]
-        # What was built beforehand is no call.
+        # The build ahead does not count as a call.
         assert server.stats()["calls"] == 1

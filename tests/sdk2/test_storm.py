@@ -1,4 +1,4 @@
-"""Many calls of an SDK 2.0 module in one endpoint, bad ones among them: each gets its own end."""
+"""Many calls of an SDK 2.0 module in one endpoint: good and bad ones have their own outcomes."""
 
 import itertools
 import sys
@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(600), pytest.mark.slo
 
 WORKER: Final = [sys.executable, str(Path(__file__).parents[2] / "docker" / "handler.py")]
 CALLS: Final = 300
-#: Of each of the following, spread over all calls.
+#: The number of calls of each bad kind, spread over all calls.
 BAD: Final = 5
-#: Function and argument -> what its error says.
+#: The error message for each function and argument.
 ENDS: Final = {
     ("leaves", "exit"): "SystemExit",
     ("leaves", "_exit"): "exit code 7",
@@ -46,7 +46,7 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
         yield platform
 
 
-def test_good_and_bad_calls(platform: Platform) -> None:
+def test_good_and_bad_calls_each_get_their_own_outcome(platform: Platform) -> None:
     source = (APPS / "live_queue.py").read_text()
     bad = itertools.cycle(ENDS)
     every = CALLS // (BAD * len(ENDS))

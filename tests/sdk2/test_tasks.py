@@ -50,7 +50,7 @@ class Pod:
 
 @contextlib.contextmanager
 def running(folder: Path, **variables: str) -> Iterator[Pod]:
-    """The command of a task's pod."""
+    """Run the command of a task's pod."""
     log = folder / "pod.log"
     environ = {
         "PATH": os.environ["PATH"],
@@ -96,7 +96,7 @@ def told(pod: Pod, tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 
 def test_values(told: Told) -> None:
-    """They are pickled: a set is one."""
+    """Values are pickled, so a set is possible."""
     assert told.value("collected") == "{'set': {1, 2}}"
     assert told.value("items") == "[0, 1]"
     assert told.value("spawned") == "{'set': {3}}"
@@ -111,19 +111,19 @@ def test_values(told: Told) -> None:
         ("segfault", "SIGSEGV"),
     ],
 )
-def test_failures_are_told(told: Told, call: str, text: str) -> None:
+def test_failures_are_raised_in_the_client(told: Told, call: str, text: str) -> None:
     assert told.text(call).startswith("task execution failed: ")
     assert text in told.text(call)
 
 
 def test_the_client_s_timeout_ends_a_task(told: Told, pod: Pod) -> None:
-    """The client gives up by itself at that time, and nothing runs on."""
+    """The client gives up at that time, and the task does not keep running."""
     assert told.calls["too long"]["raised"] == "TimeoutError"
     done = until(lambda: _done(pod))
     assert "its timeout of 1 s" in str(done["error"])
 
 
-def test_the_token_is_wanted_for_all_but_ping(pod: Pod) -> None:
+def test_every_request_but_ping_needs_the_token(pod: Pod) -> None:
     without = httpx.Client(base_url=pod.http.base_url, trust_env=False)
     assert without.get("/ping").json() == {"ready": True}
     for method, path in (("GET", "/result"), ("POST", "/submit"), ("POST", "/timeout")):
@@ -133,7 +133,7 @@ def test_the_token_is_wanted_for_all_but_ping(pod: Pod) -> None:
     without.close()
 
 
-def test_one_task_at_a_time_until_its_timeout(pod: Pod) -> None:
+def test_one_task_runs_at_a_time_until_its_timeout(pod: Pod) -> None:
     first = pod.http.post("/submit", json={**SLEEPS, "timeout": 600})
     assert first.json() == {"status": "RUNNING", "timeout": 600}
     assert pod.http.post("/submit", json=SLEEPS).status_code == 409
@@ -159,12 +159,12 @@ def test_execute_waits_for_the_response(pod: Pod) -> None:
 
 
 @pytest.mark.parametrize("timeout", [-1, "soon", True])
-def test_what_is_no_timeout_is_refused(pod: Pod, timeout: object) -> None:
+def test_an_invalid_timeout_is_refused(pod: Pod, timeout: object) -> None:
     assert pod.http.post("/timeout", json={"timeout": timeout}).status_code == 422
     assert pod.http.post("/nothing").status_code == 404
 
 
-def test_a_pod_that_is_forgotten_ends_itself(tmp_path: Path) -> None:
+def test_a_forgotten_pod_ends_itself(tmp_path: Path) -> None:
     asked: list[bytes] = []
 
     class Api(BaseHTTPRequestHandler):

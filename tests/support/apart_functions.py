@@ -1,4 +1,4 @@
-"""Functions that another process calls, in tests of stand-ins."""
+"""Functions that a stand-in process calls in tests."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from flashpool.envs.store.apart import carried_out
 
 @carried_out
 def where(path: Path, *, fails: BaseException | None = None) -> int:
-    """The process that calls this."""
+    """Return the pid of the process that calls this."""
     logging.getLogger("volume").warning("it is %s", path.name)
     if fails is not None:
         raise fails
@@ -18,12 +18,12 @@ def where(path: Path, *, fails: BaseException | None = None) -> int:
 
 
 def who(_path: Path) -> Iterator[bytes]:
-    """The same, as a stream."""
+    """Send the pid as a stream."""
     yield b""
     yield str(os.getpid()).encode()
 
 
 def refuse(_path: Path, pieces: Iterable[bytes]) -> None:
-    """Take one piece, and no more."""
+    """Read one piece, then fail."""
     next(iter(pieces))
     raise OSError("no more")

@@ -1,4 +1,4 @@
-"""Archives that tests unpack: what a member is, and a gzipped tar of some."""
+"""Archives that tests unpack: members, and a gzipped tar of them."""
 
 import gzip
 import io
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-#: Formats in which people's programs write tars.
+#: Tar formats that common programs write.
 FORMATS: Final = {
     "pax": tarfile.PAX_FORMAT,
     "gnu": tarfile.GNU_FORMAT,

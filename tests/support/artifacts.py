@@ -1,4 +1,4 @@
-"""Artifacts as users have them: built by the real `flash build`, of projects in tests/e2e/projects."""
+"""Artifacts that the real `flash build` makes of projects in tests/e2e/projects."""
 
 import io
 import os
@@ -60,7 +60,7 @@ def file_of(archive: Path, name: str) -> bytes:
 
 
 def unpacked(archive: Path, target: Path) -> Path:
-    """The artifact's files."""
+    """Unpack the artifact; return its folder."""
     with tarfile.open(archive) as tar:
         tar.extractall(target, filter="data")
     return target

@@ -26,7 +26,7 @@ class Row:
     name: str
     group: str
     problems: dict[str, list[str]]
-    #: Forms whose last run found its modules preloaded.
+    #: Forms in which the last run found its modules preloaded.
     preloaded: list[str]
 
     @property

@@ -1,4 +1,4 @@
-"""A collector of traces: takes what OpenTelemetry's exporter sends over HTTP, on loopback."""
+"""A collector of traces on loopback, for OpenTelemetry's HTTP exporter."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReceivedSpan:
 
 @dataclass(slots=True)
 class Collector:
-    """What has arrived."""
+    """The spans that have arrived."""
 
     url: str
     spans: list[ReceivedSpan] = field(default_factory=list)
@@ -53,11 +53,11 @@ class Collector:
                 self.spans.extend(_received(span, resource) for span in scope.spans)
 
     def of_trace(self, trace_id: str) -> list[ReceivedSpan]:
-        """All spans of one trace."""
+        """Return all spans of one trace."""
         return [one for one in self.spans if one.trace_id == trace_id]
 
     def of_call(self, call_id: str) -> tuple[ReceivedSpan, list[ReceivedSpan]] | None:
-        """The span of a call, and those below it in the order of time; None: it is not here yet."""
+        """Return a call's span and its children in order of time; None if not arrived yet."""
         for span in list(self.spans):
             if span.attributes.get("flashpool.call.id") == call_id:
                 below = [one for one in self.of_trace(span.trace_id) if one.parent == span.span_id]
@@ -67,7 +67,7 @@ class Collector:
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """A collector that listens."""
+    """Run a listening collector."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.daemon_threads = False
         host, port = server.server_address[:2]
@@ -83,7 +83,7 @@ def collecting() -> Iterator[Collector]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    # Connections are not kept: a thread would wait for the next request on each.
+    # No keep-alive: otherwise a thread would wait for the next request on each connection.
     protocol_version = "HTTP/1.0"
 
     def do_POST(self) -> None:
@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, *_: Any) -> None:
-        """Not on the test's output."""
+        """Suppress the log, which would appear in the test's output."""
 
 
 def _received(span: Any, resource: dict[str, Any]) -> ReceivedSpan:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
     from typing import Any
 
-#: The file, and for each source: where its bytes begin, and how many lines it has.
+#: The shared file; for each source, the offset of its bytes and its number of lines.
 ARCS = ""
 SOURCES: dict[str, tuple[int, int]] = {}
 
 #: Of sys/mman.h: readable and writable; shared.
 _READ_WRITE, _SHARED = 3, 1
-#: CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR: what may be entered and left many times.
+#: CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR: code that may be resumed many times.
 _RESUMABLE = 0x20 | 0x80 | 0x200
 _HAS_RESUME = sys.version_info >= (3, 11)
 #: A function that did nothing new for so many lines is looked at in one call of so many:
@@ -47,7 +47,7 @@ def shared_bytes(path: str) -> Any:
 
 
 def is_resumed(code: CodeType, frame: FrameType) -> bool:
-    """Whether this call event is of a generator or coroutine that goes on."""
+    """Return whether this call event resumes a generator or coroutine."""
     if not code.co_flags & _RESUMABLE:
         return False
     if _HAS_RESUME:
@@ -65,7 +65,7 @@ def record(cells: Any) -> None:  # noqa: C901 - each function more would cost mo
         try:
             code = frame.f_code
         except BaseException:
-            return None  # a call's audit hook refuses it, and would be raised in what is traced
+            return None  # an audit hook of a call may raise here, inside the traced code
         source = sources.get(code.co_filename)
         if source is None:
             return None
@@ -106,13 +106,13 @@ def record(cells: Any) -> None:  # noqa: C901 - each function more would cost mo
 
         return on_event
 
-    # A worker is new to what its zygote rehearsed a hundred times.
+    # A worker must count anew the functions that its zygote has run a hundred times.
     os.register_at_fork(after_in_child=known.clear)
     sys.settrace(on_call)
 
 
 def product() -> CodeType:
-    """The product's boot.py, as the file that this one is in place of."""
+    """Run the product's boot.py, which this file replaces."""
     with open(f"{__file__}.product", "rb") as file:
         return compile(file.read(), __file__, "exec")
 
@@ -120,6 +120,6 @@ def product() -> CodeType:
 if __name__ == "__main__":
     code = product()
     record(shared_bytes(ARCS))
-    # This process is no more measured by coverage.py itself than its calls are.
+    # coverage.py itself does not measure this process, nor its calls.
     os.environ.pop("COVERAGE_PROCESS_START", None)
     exec(code, {"__name__": "__main__", "__file__": __file__})

@@ -18,13 +18,13 @@ from typing import Any, Final
 from flashpool.pool._child import framing, wire
 from flashpool.pool.workers.zygote import ZygoteProcess
 
-#: Above all numbers that the kernel gives to processes: a signal to one of these reaches nobody.
+#: Above all pids of the kernel, so that a signal to one of these pids reaches no process.
 _FIRST_PID: Final = 1 << 30
 _KILLED, _TERMINATED = 9, 15
 
 
 class FakeProcess:
-    """In place of `subprocess.Popen`."""
+    """Replaces `subprocess.Popen`."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -51,7 +51,7 @@ class FakeWorker:
         self.reader = framing.FrameReader(1 << 30)
         self.alive = True
         self.began = False
-        #: What it has to do.
+        #: Messages it has received and not yet handled.
         self.frames: list[wire.Frame] = []
         self.resident = False
 
@@ -65,7 +65,7 @@ class FakeWorker:
                 os.write(self.output_w, text)
 
     def look(self) -> bool:
-        """Read what came; whether it is to exit."""
+        """Read messages; return whether the worker has to exit."""
         while self.alive:
             try:
                 data, fds = framing.receive(self.far)
@@ -113,7 +113,7 @@ class FakeZygote(ZygoteProcess):
         self.exits(-_KILLED)
 
     def exits(self, code: int) -> None:
-        """It is dead, with all below it."""
+        """The zygote is dead, with all its workers."""
         if not self.alive:
             return
         self.alive = False
@@ -126,7 +126,7 @@ class FakeZygote(ZygoteProcess):
         self.fleet.forget(self)
 
     def look(self) -> None:
-        """Do as it is told."""
+        """Carry out the commands that arrived."""
         while self.alive:
             try:
                 message, _ = framing.receive_packet(self.far)
@@ -174,29 +174,29 @@ class FakeZygote(ZygoteProcess):
                 self.tell(wire.GONE, worker=worker.pid)
 
     def tell(self, op: str, **fields: object) -> None:
-        """Have it told, some time."""
+        """Queue a message for later delivery."""
         self.fleet.outbox.append((self, json.dumps({"op": op, **fields}).encode(), []))
 
 
 class Fleet:
-    """All of them."""
+    """All fake zygotes and their workers."""
 
     def __init__(self) -> None:
         self.pids = itertools.count(_FIRST_PID)
         self.zygotes: list[FakeZygote] = []
-        #: Messages that are on their way.
+        #: Messages that are not yet delivered.
         self.outbox: list[tuple[FakeZygote, bytes, list[int]]] = []
-        # Each fleet has a class of its own, by which its zygotes know it.
+        # Each fleet makes a class of its own, through which its zygotes find the fleet.
         self.kind = type("FakeZygoteOfFleet", (FakeZygote,), {"fleet": self})
 
     def look(self) -> None:
-        """Have all of them do as they are told."""
+        """Let all processes carry out their commands."""
         for zygote in list(self.zygotes):
             if zygote.alive:
                 zygote.look()
 
     def deliver(self, at: int = 0, *, again: bool = False) -> None:
-        """One message; ``again``: it comes once more, later."""
+        """Deliver one message; ``again``: keep it for another delivery."""
         zygote, data, fds = self.outbox[at] if again else self.outbox.pop(at)
         with contextlib.suppress(BlockingIOError):
             zygote.far.sendmsg([data], framing.rights(fds) if fds else [])
@@ -204,18 +204,18 @@ class Fleet:
             _close(fds)
 
     def drop(self, at: int) -> None:
-        """One message that never comes."""
+        """Drop one message."""
         _, _, fds = self.outbox.pop(at)
         _close(fds)
 
     def forget(self, zygote: FakeZygote) -> None:
-        """It says nothing any more."""
+        """Drop all messages of this process."""
         for _, _, fds in [one for one in self.outbox if one[0] is zygote]:
             _close(fds)
         self.outbox = [one for one in self.outbox if one[0] is not zygote]
 
     def workers(self) -> list[tuple[FakeZygote, FakeWorker]]:
-        """Those that are alive."""
+        """The workers that are alive."""
         return [
             (zygote, worker)
             for zygote in self.zygotes

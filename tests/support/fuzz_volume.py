@@ -10,7 +10,7 @@ from pathlib import Path
 
 import atheris
 
-#: What is watched; to watch all that is imported takes minutes.
+#: Modules to instrument; instrumenting all imports takes minutes.
 WATCHED = ["flashpool.envs.store", "flashpool.envs.archives", "flashpool.envs.resolving.memo"]
 WATCHED += ["flashpool.frontends.qb.outbox", "flashpool.frontends.qb.spill"]
 WATCHED += ["flashpool.frontends.instance_files"]
@@ -21,9 +21,9 @@ with atheris.instrument_imports(include=WATCHED):
 
 
 def main(folder: Path, options: list[str]) -> None:
-    """Begin with what each reader is written for, and go on for as long as the options say."""
+    """Begin with each reader's valid contents; run for as long as the options say."""
     logging.disable()
-    os.fsync = lambda fd: None  # nothing has to outlive the machine
+    os.fsync = lambda fd: None  # fsync is not needed here
     readers = Readers(folder)
     corpus = folder / "corpus"
     corpus.mkdir()

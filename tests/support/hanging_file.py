@@ -16,23 +16,23 @@ from support.wants import missing
 
 _REQUEST: Final = struct.Struct("<IIQQIIII")
 _ANSWER: Final = struct.Struct("<IiQ")
-#: Operations, and errors they are answered with.
+#: Operations, and errors in answers.
 _LOOKUP, _FORGET, _GETATTR, _INIT, _INTERRUPT = 1, 2, 3, 26, 36
 _NO_SUCH_FILE, _NO_SUCH_OPERATION = 2, 38
-#: What INIT is answered with: version 7.31, and limits.
+#: The answer to INIT: version 7.31, and limits.
 _INIT_ANSWER: Final = struct.pack("<IIIIHHIIHH8I", 7, 31, 65536, 0, 0, 0, 65536, 0, 0, 0, *[0] * 8)
-#: Attributes of the volume's directory, for no time.
+#: Attributes of the volume's directory, with no caching time.
 _DIRECTORY: Final = struct.pack("<QII6Q10I", 0, 0, 0, 1, *[0] * 8, 0o40777, 1, *[0] * 3, 4096, 0)
 _DETACH: Final = 2
 
 
 class HangingFile:
-    """Mounted while it is open."""
+    """The volume, mounted while this object is open."""
 
     def __init__(self, place: Path) -> None:
         place.mkdir()
         self._place = str(place)
-        #: Whoever asks for this waits.
+        #: The path whose look-ups hang.
         self.file = str(place / "file")
         self._lock = threading.Lock()
         self._kept: list[int] = []
@@ -51,11 +51,11 @@ class HangingFile:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of waiting requests."""
         return len(self._kept)
 
     def release(self) -> None:
-        """Answer who waits, and all that ask from now on."""
+        """Answer all waiting requests, and all later ones."""
         with self._lock:
             self._released = True
             for number in self._kept:
@@ -63,7 +63,7 @@ class HangingFile:
             self._kept.clear()
 
     def close(self) -> None:
-        """Unmount it."""
+        """Unmount the volume."""
         self.release()
         self._libc.umount2(self._place.encode(), _DETACH)
         self._thread.join(30)
@@ -74,7 +74,7 @@ class HangingFile:
             try:
                 data = os.read(self._device, 1 << 20)
             except OSError:
-                return  # it is unmounted
+                return  # the volume is unmounted
             _, operation, number, *_ = _REQUEST.unpack_from(data)
             if operation == _LOOKUP:
                 self._keep(number)

@@ -23,7 +23,7 @@ _PROGRAM: Final = Path(__file__).with_name("passthrough.py")
 
 
 class HangingVolume:
-    """One mount."""
+    """A mounted volume that can hang."""
 
     def __init__(self, folder: Path) -> None:
         self.behind, self.path = folder / "behind", folder / "mounted"
@@ -54,11 +54,11 @@ class HangingVolume:
         self._say("hang")
 
     def go_on(self) -> None:
-        """Answer everything, what was asked meanwhile too."""
+        """Answer all requests again, including those that waited."""
         self._say("go on")
 
     def close(self) -> None:
-        """Answer what is asked still, then take the mount away."""
+        """Answer waiting requests, then unmount."""
         with contextlib.suppress(OSError, ValueError):
             self.go_on()
         subprocess.run(["umount", "--lazy", str(self.path)], check=False, capture_output=True)
@@ -71,7 +71,7 @@ class HangingVolume:
 
 @contextlib.contextmanager
 def hanging_volume(folder: Path) -> Iterator[HangingVolume]:
-    """A mount below this folder, or a skip that names what is missing."""
+    """Mount a volume below this folder, or skip the test and name what is missing."""
     if os.geteuid() != 0:
         raise wants.missing("root", "only root may mount")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):

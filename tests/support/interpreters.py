@@ -26,7 +26,7 @@ def virtualenv(root: Path, *, at_start: str = "", **modules: str) -> Path:
 
 
 def another_python() -> tuple[str, Path]:
-    """The newest Python of another version that is installed here, and its path.
+    """Return the version and path of the newest installed Python of another version.
 
     It may be one that flashpool and uv do not find, before its folder is put on ``PATH``.
     """
@@ -40,7 +40,7 @@ def another_python() -> tuple[str, Path]:
 
 @cache
 def installed(version: str) -> Path | None:
-    """A Python of that version, such as ``3.12``, wherever `make` looks for one to build with."""
+    """Return a Python of that version, such as ``3.12``, from where `make` looks for one."""
     script = str(Path(__file__).with_name("find_python.sh"))
     environment = {**os.environ, "VERSION": version}
     found = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)

@@ -32,11 +32,11 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Final
 
-#: How long a test's leavings may take to go by themselves.
+#: How long a test's leftovers may take to disappear by themselves, in seconds.
 GRACE_S: Final = 10.0
-#: A zombie this old is an orphan that came back to us; nobody else will wait for it.
+#: A zombie of this age, in seconds, is an orphan of ours that no other process will reap.
 ZOMBIE_GRACE_S: Final = 0.3
-#: Made by the tools, kept by them.
+#: Created and kept by the test tools.
 IGNORED_FILES: Final = ("pytest-of-", "uv-", ".tmp")
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -44,7 +44,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What exists at one moment."""
+    """Processes, descriptors, threads and files at one moment."""
 
     pids: frozenset[int]
     descriptors: frozenset[tuple[int, str]]
@@ -65,7 +65,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leak:
-    """One thing that was left."""
+    """One leaked resource."""
 
     kind: str
     what: str
@@ -84,7 +84,7 @@ def adopt_orphans() -> None:
 def wait_for_leaks(
     before: Snapshot, grace_s: float | None = None, *, only: frozenset[str] | None = None
 ) -> list[Leak]:
-    """Poll until nothing is left, at most for the grace; what is left then, of the kinds asked."""
+    """Poll until nothing is left or the grace is over; return leaks of these kinds."""
     started = time.monotonic()
     grace_s = GRACE_S if grace_s is None else grace_s
     pause = 0.001
@@ -95,13 +95,13 @@ def wait_for_leaks(
             return leaks
         if elapsed > ZOMBIE_GRACE_S:
             _reap_zombies(leaks)
-        gc.collect()  # a reference cycle may hold what an object's end would close
+        gc.collect()  # a reference cycle may keep objects open
         time.sleep(pause)
         pause = min(pause * 2, 0.1)
 
 
 def find_leaks(before: Snapshot) -> list[Leak]:
-    """What exists now and did not then."""
+    """Return what exists now and did not exist in the snapshot."""
     now = Snapshot.take()
     names = {id(thread): thread.name for thread in threading.enumerate()}
     return [
@@ -157,7 +157,7 @@ def _shm_leaks(before: frozenset[str], now: frozenset[str]) -> Iterator[Leak]:
     new = now - before
     others = _mapped_by_others() if new else frozenset()
     for name in sorted(new):
-        # By number: the C library makes a semaphore under another name, and then links it.
+        # By inode: the C library creates a semaphore under a temporary name, then links it.
         with contextlib.suppress(FileNotFoundError):
             found = os.stat(f"/dev/shm/{name}")
             if stat.S_ISREG(found.st_mode) and found.st_ino not in others:
@@ -165,11 +165,11 @@ def _shm_leaks(before: frozenset[str], now: frozenset[str]) -> Iterator[Leak]:
 
 
 def _mapped_by_others() -> frozenset[int]:
-    """The inodes in /dev/shm that processes outside of this one's tree have mapped."""
+    """Return inodes in /dev/shm that processes outside of this process tree have mapped."""
     this = os.getpid()
     found: set[int] = set()
     for pid in _all_pids():
-        # Of a process that ends meanwhile, or is another user's, nothing can be read.
+        # The process may have exited, or belong to another user.
         with contextlib.suppress(OSError):
             with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
                 rows = [line.split(None, 5) for line in maps if "/dev/shm/" in line]
@@ -191,7 +191,7 @@ def _all_pids() -> Iterator[int]:
 
 def _descriptors() -> Iterator[tuple[int, str]]:
     for name in _listdir("/proc/self/fd"):
-        # The listing's own descriptor is in the listing, and gone by now.
+        # The listing includes its own descriptor, which is closed by now.
         with contextlib.suppress(OSError):
             yield int(name), os.readlink(f"/proc/self/fd/{name}")
 

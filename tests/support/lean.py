@@ -1,4 +1,4 @@
-"""Requests in forks of an interpreter as lean as a zygote's: what a call needs, and no more.
+"""Requests in forks of an interpreter with only the modules that a zygote has.
 
 The other end is lean_worker.py.
 """
@@ -22,7 +22,7 @@ _SCRIPT: Final = Path(__file__).with_name("lean_worker.py")
 
 
 class LeanWorker:
-    """Talks to one `lean_worker`."""
+    """A client of one `lean_worker`."""
 
     def __init__(self) -> None:
         packages = str(Path(cloudpickle.__file__).parents[1])
@@ -49,7 +49,7 @@ class LeanWorker:
         return self.send(body=base64.b64encode(body).decode(), stream=stream)
 
     def python(self, source: str) -> Any:
-        """Run Python in a fork and give back its ``result`` (JSON-able)."""
+        """Run Python in a fork and return its ``result``, which must be valid JSON."""
         answer = self.send(python=source)
         assert answer.ok, vars(answer)
         return answer.result
@@ -66,7 +66,7 @@ class LeanWorker:
         return self.body(json.dumps(request).encode(), stream)
 
     def value(self, code: str, *args: object, **fields: Any) -> Any:
-        """The same, for calls that must succeed: the value."""
+        """Call a function that must succeed; return its value."""
         answer = self(code, *args, **fields)
         assert answer.ok, vars(answer)
         return pickle.loads(base64.b64decode(answer.result, validate=True))

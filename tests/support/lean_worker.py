@@ -66,7 +66,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
     except (wire.BadRequest, exception_pickling.Unserializable) as error:
         told = {"ok": False, "kind": type(error).__name__, "message": str(error)}
     except BaseException as error:
-        # A real worker's frames are told by their folder; ours are these two.
+        # A real worker recognises its own frames by their folder; here they are the first two.
         traceback = BaseException.__dict__["__traceback__"].__get__(error)
         BaseException.with_traceback(error, traceback.tb_next.tb_next)
         record, data = exception_pickling.capture(error)

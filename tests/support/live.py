@@ -17,12 +17,12 @@ from flashpool.pool.stats import PoolStats, ZygoteStats
 from flashpool.pool.supervisor.supervisor import Supervisor
 from support.waiting import PATIENCE
 
-#: What zygotes and workers have for an environment in tests.
+#: The environment variables of zygotes and workers in tests.
 WORKER_ENV = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}
 
 
 class Sink:
-    """Collects what a call says."""
+    """Collects output, items and the outcome of a call."""
 
     wants_output = True
 
@@ -30,7 +30,7 @@ class Sink:
         self.future = future
         self.chunks: list[bytes] = []
         self.items: list[bytes] = []
-        #: What was told of its environment.
+        #: Progress of the call's environment.
         self.lines: list[str] = []
         self.on_item: Callable[[], None] = lambda: None
 
@@ -53,7 +53,7 @@ class Sink:
 
 
 class Started:
-    """A call under way."""
+    """A call that was submitted."""
 
     def __init__(self, live: "Live", call_id: int, sink: Sink) -> None:
         self.live = live
@@ -67,13 +67,13 @@ class Started:
         return outcome
 
     def wait_for_output(self, text: bytes, seconds: float = 30) -> bytes:
-        """Until the call has printed this; all it printed."""
+        """Wait until the call has printed this; return all of its output."""
         self.live.until(lambda: text in b"".join(self.sink.chunks), seconds)
         return b"".join(self.sink.chunks)
 
     @property
     def pid(self) -> int:
-        """Its worker's, once it has one."""
+        """The worker's pid, once the call has a worker."""
         pid: int = self.live.until(self._pid)
         return pid
 
@@ -83,7 +83,7 @@ class Started:
 
 
 class Live:
-    """A supervisor on a loop that runs while the test waits for something."""
+    """A supervisor on a loop that runs only while the test waits."""
 
     def __init__(self, **config: Any) -> None:
         given = {"slots": 4, "grace_s": 0.3, "worker_env": WORKER_ENV, **config}
@@ -95,7 +95,7 @@ class Live:
         return self.loop.run_until_complete(waiting)
 
     def until(self, holds: Callable[[], Any], seconds: float = 30) -> Any:
-        """Run the loop until it holds; its value."""
+        """Run the loop until the condition holds; return its value."""
 
         async def watch() -> Any:
             deadline = time.monotonic() + PATIENCE * seconds
@@ -126,11 +126,11 @@ class Live:
         return Started(self, self.supervisor.submit(replace(made, **(call or {})), sink), sink)
 
     def call(self, code: str, *args: Any, **options: Any) -> Outcome:
-        """Submit it and wait for its end."""
+        """Submit a function and wait for its outcome."""
         return self.start(code, *args, **options).wait()
 
     def value(self, code: str, *args: Any, **options: Any) -> Any:
-        """The result of a call that has one."""
+        """Return the result of a call that must succeed."""
         return value(self.call(code, *args, **options))
 
     def stats(self) -> PoolStats:
@@ -146,19 +146,19 @@ class Live:
 
 
 def request(code: str, *args: Any, name: str = "f") -> bytes:
-    """A FunctionRequest."""
+    """Build a FunctionRequest."""
     pickled = [base64.b64encode(cloudpickle.dumps(one)).decode() for one in args]
     return json.dumps({"function_name": name, "function_code": code, "args": pickled}).encode()
 
 
 def value(outcome: Outcome) -> Any:
-    """What the call returned."""
+    """Return the result of a successful outcome."""
     assert outcome.ok, outcome.error
     return cloudpickle.loads(base64.b64decode(outcome.body))
 
 
 def alive(pid: int) -> bool:
-    """Whether the process exists and is no zombie."""
+    """Return whether the process exists and is not a zombie."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"

@@ -28,9 +28,9 @@ INSTALLED: Final = Path(sysconfig.get_path("purelib"), "flashpool")
 OUT: Final = ROOT / "build" / "coverage"
 ARCS: Final = OUT / "child.arcs"
 CONFIG: Final = OUT / "coverage.ini"
-#: Zygotes that look through all their objects take some five times as long as usual.
+#: Zygotes that inspect all their objects take about five times as long as usual.
 PATIENCE: Final = 6
-#: How many modules are listed.
+#: The number of modules to list.
 WORST: Final = 25
 
 
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
 
 
 def config() -> str:
-    """Of coverage.py, in every process that starts with it."""
+    """The configuration of coverage.py, for every process that starts with it."""
     lines = ["[run]", "branch = true", "parallel = true", f"data_file = {OUT / 'data'}"]
     lines += [f"source = {INSTALLED}", "patch = _exit, fork"]
     # Tests compare what programs print.
@@ -76,7 +76,7 @@ def config() -> str:
 
 
 def places() -> dict[Path, tuple[int, int]]:
-    """Of each module of the child: where its bytes begin, and how many lines it has."""
+    """Return for each module of the child the offset of its bytes and its number of lines."""
     begin, found = 0, {}
     for path in sorted((INSTALLED / "pool" / "_child").rglob("*.py")):
         lines = len(path.read_bytes().splitlines())
@@ -89,12 +89,12 @@ def places() -> dict[Path, tuple[int, int]]:
 
 def put_boot(sources: dict[Path, tuple[int, int]]) -> None:
     boot = INSTALLED / "pool" / "_child" / "boot.py"
-    # From the tree: in the copy there may be one of ours already.
+    # From the source tree: the copy may already have our replacement.
     boot.with_name("boot.py.product").write_bytes((ROOT / "pool/_child/boot.py").read_bytes())
     text = Path(__file__).with_name("coverage_boot.py").read_text()
     text = text.replace('ARCS = ""', f"ARCS = {str(ARCS)!r}")
     known = {str(path): place for path, place in sources.items()}
-    # Not over the file itself: installers link it to their cache.
+    # Replace the file instead of writing to it: installers hard-link it to their cache.
     boot.unlink()
     boot.write_text(text.replace("] = {}\n", f"] = {known!r}\n", 1))
 
@@ -109,7 +109,7 @@ def child_arcs(
 
 
 def arcs(cells: bytes, lines: int) -> list[tuple[int, int]]:
-    """Those of one module, whose bytes these are."""
+    """Return the arcs of the module with these bytes."""
     side = 2 * (lines + 1)
 
     def line(end: int) -> int:
@@ -123,7 +123,7 @@ def arcs(cells: bytes, lines: int) -> list[tuple[int, int]]:
 
 @dataclass
 class Tally:
-    """Lines and branches: all there are, and those that were run."""
+    """Lines and branches: their numbers, and how many were run."""
 
     there: int = 0
     ran: int = 0

@@ -1,4 +1,4 @@
-"""A control group that bounds processes, where one can be had."""
+"""A control group that limits processes, where one can be created."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 
-#: Of version 1, and of version 2.
+#: Paths for cgroups of version 1 and of version 2.
 _PLACES = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
 
 
 class PidsGroup:
-    """Processes that may have so many threads together, and no more."""
+    """A group of processes with a limit on their total number of threads."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def take(self, pid: int) -> None:
-        """Put a process into it; those that it has already stay where they are."""
+        """Move a process into the group; its existing children stay where they are."""
         (self.folder / "cgroup.procs").write_text(str(pid))
 
     def allow_no_more(self) -> None:
-        """What is there may stay; no process or thread may come."""
+        """Set the limit to the present number: no process or thread can be added."""
         (self.folder / "pids.max").write_text((self.folder / "pids.current").read_text())
 
     def allow_all(self) -> None:
@@ -34,7 +34,7 @@ class PidsGroup:
 
 @contextlib.contextmanager
 def pids_group() -> Iterator[PidsGroup]:
-    """One for a test, which is skipped where none can be made."""
+    """A group for one test, which is skipped where no group can be created."""
     folder = next((place for place in _PLACES if (place / "cgroup.procs").exists()), _PLACES[0])
     folder /= f"flashpool-test-{os.getpid()}-{time.monotonic_ns()}"
     try:
@@ -53,7 +53,7 @@ def pids_group() -> Iterator[PidsGroup]:
 
 
 def _remove(folder: Path) -> None:
-    """Its processes are ended by whoever started them; that may take a moment."""
+    """Remove the group once its processes, which others stop, have exited."""
     end = time.monotonic() + 30
     while True:
         try:

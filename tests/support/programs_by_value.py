@@ -1,4 +1,4 @@
-"""Programs, each of which defines ``f``: what plain Python makes of them, a copy of ``f`` does too."""
+"""Programs that each define ``f``: a pickled copy of ``f`` must return what ``f`` returns."""
 
 CALLABLES = {
     "lru_cache": r"""

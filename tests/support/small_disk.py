@@ -13,7 +13,7 @@ from support import wants
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int = 16) -> Iterator[Path]:
-    """Mount one at a new directory; skips the test where that cannot be."""
+    """Mount a small disk at a new directory; skip the test where mounting is impossible."""
     if os.geteuid() != 0:
         raise wants.missing("root", "a small disk is mounted")
     folder.mkdir()
@@ -37,7 +37,7 @@ def small_disk(folder: Path, megabytes: int = 16) -> Iterator[Path]:
 
 @contextmanager
 def filled(disk: Path, *, leaving: int) -> Iterator[None]:
-    """Full for a moment, but for so many bytes."""
+    """Fill the disk except for this many bytes, until the block ends."""
     ballast = disk / "ballast"
     status = os.statvfs(disk)
     ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - leaving))

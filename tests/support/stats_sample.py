@@ -25,7 +25,7 @@ GPU: Final = "GPU-11111111-2222-3333-4444-555555555555"
 
 
 def ended(recorder: Recorder, number: int, error_type: str | None = None) -> None:
-    """Have a call end, whose label and id are its own."""
+    """Record the end of a call with its own label and id."""
     receipt = Receipt(
         queue_s=0.001,
         start_s=0.002,
@@ -63,7 +63,7 @@ def app() -> AppStats:
 
 
 def document(recorder: Recorder) -> StatsDocument:
-    """All that the recorder has, and a GPU in quarantine."""
+    """A stats document of the recorder, with a GPU in quarantine."""
     gpu = GpuStats(
         uuid=GPU,
         index=0,

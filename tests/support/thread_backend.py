@@ -33,24 +33,24 @@ def _member(kind: type[enum.Enum], name: str) -> enum.Enum:
 
 
 class _DataOnly(pickle.Unpickler):
-    """Reads what was made of the pool's own words and Python's plain values, and nothing else."""
+    """An unpickler that accepts only the pool's own types and plain values of Python."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("builtins", "getattr"):
-            return _member  # Python 3.11.0 to 3.11.3 pickle an enumeration's members this way
+            return _member  # Python 3.11.0 to 3.11.3 pickle members of enumerations this way
         assert module.startswith("flashpool."), f"{module}.{name} is not data"
         return super().find_class(module, name)
 
 
 def as_on_another_machine(one: Any) -> Any:
-    """A call or an outcome after it crossed the seam as bytes."""
+    """Return a call or outcome after a round trip through bytes, as across machines."""
     return _DataOnly(io.BytesIO(pickle.dumps(one, 5))).load()
 
 
 class ThreadCall:
     """One call, and the channel on which its code sends items and waits for credit."""
 
-    #: What the sender of items asks a channel before it blocks.
+    #: The sender of items reads this attribute of a channel before it blocks.
     frames = True
 
     def __init__(self, backend: "ThreadBackend", call: Call, sink: Sink) -> None:
@@ -62,7 +62,7 @@ class ThreadCall:
         self._backend = backend
 
     def run(self) -> None:
-        """The thread."""
+        """Run the call; the thread's main function."""
         call, began = self.call, time.monotonic()
         frame = wire.Frame(wire.CALL, b"", call.body, [])
         pickled, limit = call.codec is Codec.PICKLE, call.limits.result_bytes
@@ -160,8 +160,8 @@ class ThreadBackend:
             self.threads[one].start()
 
     def left(self, one: ThreadCall, outcome: Outcome) -> None:
-        """Its thread has done its work."""
-        sys.modules["__main__"] = self._main  # code of requests puts its own in that place
+        """Handle the end of a call's thread."""
+        sys.modules["__main__"] = self._main  # code of a request may have replaced this module
         self.threads.pop(one).join()
         self._end(one, outcome)
         self._begin()
@@ -179,7 +179,7 @@ class ThreadBackend:
         return not self.stopped
 
     def cancel(self, call_id: int, reason: str = "cancelled") -> None:
-        # Python cannot end a thread: nobody waits for its result any more.
+        # Python cannot kill a thread, so the result is ignored.
         if (one := self.calls.get(call_id)) is not None:
             error = f"the call was cancelled: {reason}"
             self._end(one, Outcome(error_type="Cancelled", error=error, details={"reason": reason}))
@@ -204,7 +204,7 @@ class ThreadBackend:
     async def stop(
         self, reason: str = "the backend was stopped", *, grace_s: float | None = None
     ) -> None:
-        # Nobody can end a thread, with a grace or without.
+        # A thread cannot be killed, with a grace or without.
         self.draining = self.stopped = True
         for call_id in list(self.calls):
             self.cancel(call_id, reason)

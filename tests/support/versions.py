@@ -14,7 +14,7 @@ _PACKAGES = ("pool", "envs", "frontends")
 
 
 def older(commit: str, folder: Path) -> Path:
-    """What to put on PYTHONPATH to have the version of a commit; skip the test without that commit."""
+    """Return the PYTHONPATH for the version of a commit; skip the test without that commit."""
     git = program("git")
     asked = [git, "-C", str(ROOT), "archive", "--format=tar", commit, "--", *_PACKAGES]
     packed = subprocess.run(asked, capture_output=True, check=False)
@@ -29,5 +29,5 @@ def older(commit: str, folder: Path) -> Path:
 
 
 def variables(sources: Path | None) -> dict[str, str]:
-    """The environment of a process of that version; None: of this one."""
+    """Return the environment of a process of that version; None means this version."""
     return os.environ | ({"PYTHONPATH": str(sources)} if sources else {})

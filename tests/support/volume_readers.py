@@ -1,4 +1,4 @@
-"""Every reader of a volume's files and names, fed with bytes: raises only what is typed.
+"""Every reader of a volume's files and names, fed with bytes, raises only typed errors.
 
 bytes --first one chooses--> a reader: bytes into a file, a link or a name, and read as a pod does
                                `-- OSError, EnvironmentFailure: typed; anything else is a fault
@@ -49,12 +49,12 @@ _FOLDERS: Final = (
     "archives",
 )
 _REPORT: Final = JobReport(job_id="job", body=b"{}")
-#: What a reader may raise.
+#: Exceptions that a reader may raise.
 Typed = (OSError, EnvironmentFailure)
 
 
 class Readers:
-    """One volume, and what is read there."""
+    """One volume, and the readers of its files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -92,7 +92,7 @@ class Readers:
         ]
 
     def feed(self, data: bytes) -> None:
-        """One try; what is no typed error comes out."""
+        """Run one reader on these bytes; exceptions other than typed errors propagate."""
         reader = self.all[data[0] % len(self.all)] if data else self.memo
         try:
             reader(data[1:])
@@ -146,7 +146,7 @@ class Readers:
             path.write_bytes(before)
 
     def archive(self, data: bytes) -> None:
-        """Bytes in place of a part of an archive that is whole."""
+        """Replace a part of a valid archive with these bytes."""
         at = int.from_bytes(data[:2], "big") % len(self.packed)
         changed = self.packed[:at] + data[2:] + self.packed[at + len(data) - 2 :]
         self._extracted(changed)
@@ -173,7 +173,7 @@ class Readers:
         before = self.report.read_bytes()
         self.report.write_bytes(data)
         found = list(self.outbox.waiting(60.0))
-        # Signed is what it says, not how: a field of another name counts as left out.
+        # The signature covers the content and not its form: an unknown field counts as absent.
         assert found in ([], [_REPORT])
         self.report.write_bytes(before)
         assert [one.job_id for one in self.outbox.waiting(60.0)] == ["job"]
@@ -194,7 +194,7 @@ class Readers:
         self.store.claim(B).unlink(missing_ok=True)
 
     def names(self, data: bytes) -> None:
-        """A name where names are listed: a file, a directory, a link or a pipe."""
+        """Create this name in a listed directory, as a file, a directory, a link or a pipe."""
         kind, name = data[:1], _name(data[1:])
         parse_holder(name)
         self.marks.put(A)
@@ -221,7 +221,7 @@ class Readers:
         assert self.environment.is_dir()
 
     def instances(self, data: bytes) -> None:
-        """Bytes in the file in which a server names its instances."""
+        """Write these bytes to a server's file of instances."""
         folder = self.store.root / "instances"
         folder.mkdir(exist_ok=True)
         (folder / "aa-1-1-aa.json").write_bytes(data)
@@ -229,7 +229,7 @@ class Readers:
         assert all(len(key) == 32 and one.as_dict() for key, one in found.items())
 
     def queue_names(self, data: bytes) -> None:
-        """The same among reports and results."""
+        """Create this name among reports and results."""
         kind, name = data[:1], _name(data[1:])
         results, other = self.root / "results", self.outbox.folder.with_name("other")
         for folder in (results, other):
@@ -291,7 +291,7 @@ def _environment(store: Store) -> Path:
 
 
 def examples(readers: Readers) -> list[bytes]:
-    """What each reader is written for: mutated, this goes deeper than bytes at random."""
+    """Valid contents for each reader; mutations of these reach deeper than random bytes."""
     facts = (readers.environment / manifest.FACTS).read_bytes()
     memo = {"digest": B, "resolved": 1.5, "requirements": ["x"], "mac": "0" * 64}
     told = json.dumps(memo).encode()

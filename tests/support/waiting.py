@@ -1,4 +1,4 @@
-"""Waiting on an event loop for what nothing tells."""
+"""Waiting on an event loop for conditions without an event."""
 
 import asyncio
 import os
@@ -8,12 +8,12 @@ from typing import Final
 
 __all__ = ["PATIENCE", "until"]
 
-#: How many times longer than usual to wait: `make coverage` slows down all that is waited for.
+#: How many times longer than usual to wait, because `make coverage` slows everything down.
 PATIENCE: Final = float(os.environ.get("FLASHPOOL_TEST_PATIENCE", "1"))
 
 
 async def until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
-    """Look again until it is true; TimeoutError when it has not been."""
+    """Poll until the condition is true; raise TimeoutError otherwise."""
     deadline = time.monotonic() + PATIENCE * limit_s
     while not condition():
         if time.monotonic() > deadline:

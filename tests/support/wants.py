@@ -17,7 +17,7 @@ import pytest
 
 Report = pytest.TestReport | pytest.CollectReport
 
-#: Debian's packages of the programs that are not named like theirs.
+#: Debian's packages of programs whose package has another name.
 _PACKAGES: Final = {
     "cc": "gcc",
     "dpkg-query": "dpkg",
@@ -53,7 +53,7 @@ def needs_program(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(without, reason=_reason(_package(names), _why(names)))
 
 
-# Outermost, so that it prints after the list of single skips.
+# The outermost hook, so that the summary comes after the list of single skips.
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
     """A pytest hook: a conftest.py that imports it gets the summary."""
@@ -70,7 +70,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
 
 
 def _missing(report: Report) -> str:
-    """What the test of a skipped report lacks; empty if it was skipped for another reason."""
+    """Return what a skipped test lacks; empty if it was skipped for another reason."""
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
     found = _REASON.match(reason)
     return found[1] if found else ""

@@ -1,4 +1,4 @@
-"""What a user writes with SDK 2.0: a function that calls one of another endpoint."""
+"""A user's program for SDK 2.0: a function that calls a function of another endpoint."""
 
 import os
 

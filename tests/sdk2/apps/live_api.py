@@ -1,4 +1,4 @@
-"""What a user writes with SDK 2.0: APIs of a dev session."""
+"""A user's program for SDK 2.0: APIs of a dev session."""
 
 import os
 import sys
@@ -36,7 +36,7 @@ class Counter:
 
     @post("/meets")
     def meets(self, body):
-        """Returns when another request that waits for this one runs beside it."""
+        """Return when another request runs at the same time."""
         open(body["own"], "x").close()
         end = time.monotonic() + 60
         while not os.path.exists(body["other"]):

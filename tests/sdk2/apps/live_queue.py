@@ -1,4 +1,4 @@
-"""What a user writes with SDK 2.0: queue functions of a dev session."""
+"""A user's program for SDK 2.0: queue functions of a dev session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runpod import App, is_local
 
 app = App("shop")
 CPU = "cpu3c-2-4"
-# Of a process: how often it has run this module.
+# How often this process has run this module.
 os.environ["RUNS"] = str(int(os.environ.get("RUNS", "0")) + 1)
 calls = 0
 model = None
@@ -93,7 +93,7 @@ def factorial(n):
 
 @app.queue(cpu=CPU, max_concurrency=2)
 def meets(own, other):
-    """Returns when another call that waits for this one runs beside it."""
+    """Return when another call runs at the same time."""
     open(own, "x").close()
     end = time.monotonic() + 60
     while not os.path.exists(other):
@@ -138,7 +138,7 @@ def large(size):
 
 @app.queue(cpu=CPU)
 def counts(leave=False):
-    """What one call leaves must not be seen by the next."""
+    """Leave state behind, which the next call must not see."""
     global calls
     calls += 1
     found = [calls, os.environ.get("LEFT"), "left_behind" in sys.modules]
@@ -238,12 +238,12 @@ def modelled():
 
 @app.queue(cpu=CPU)
 def unreachable():
-    """Where it is deployed, it is that of broken.py."""
+    """A placeholder: when deployed, the function of broken.py runs."""
 
 
 @app.queue(cpu=CPU)
 def acts(what, value=None):
-    """All in one: a deployed resource has a process of its own."""
+    """Perform one of many actions, because each deployed resource has a process of its own."""
     if what == "raise":
         raise ValueError(value)
     if what == "recursion":

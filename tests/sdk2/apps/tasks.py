@@ -1,4 +1,4 @@
-"""What a user writes with SDK 2.0: tasks."""
+"""A user's program for SDK 2.0: tasks."""
 
 import os
 import sys

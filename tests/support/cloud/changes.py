@@ -1,4 +1,4 @@
-"""Tells that something has changed, to coroutines of the stand-in and to the test's thread."""
+"""Notifies coroutines of the stand-in and the test's thread of changes."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ class Changes:
             self._condition.notify_all()
 
     async def until(self, holds: Callable[[], T], seconds: float | None) -> T:
-        """On the loop: its value once it is true, or when the time is over."""
+        """On the loop: return the condition's value once true, or at the time-out."""
         end = None if seconds is None else time.monotonic() + seconds
         while not (value := holds()):
             left = None if end is None else end - time.monotonic()
@@ -44,12 +44,12 @@ class Changes:
             self._waiting.discard(future)
 
     def watch(self, holds: Callable[[], T], seconds: float) -> T:
-        """On a thread: its value once it is true; fails when the time is over."""
+        """On a thread: return the condition's value once true; fail at the time-out."""
         end = time.monotonic() + seconds
         with self._condition:
             while not (value := holds()):
                 left = end - time.monotonic()
                 assert left > 0, f"still not so after {seconds:g} s"
-                # Changes that no request causes (a process that ends) are looked for as well.
+                # Poll as well, for changes that no request causes (an exit of a process).
                 self._condition.wait(min(left, 0.05))
         return value

@@ -39,7 +39,7 @@ async def run(request: web.Request) -> web.Response:
 
 
 async def runsync(request: web.Request) -> web.Response:
-    """The result, or when it takes longer than the wait only how it stands."""
+    """Answer with the result, or with the job's status if the wait times out."""
     job = await _submit(request, RUNSYNC_LIMIT, sync=True)
     here = state(request)
     wait_s = float(request.query.get("wait", here.config.sync_wait_s * 1000)) / 1000
@@ -63,7 +63,7 @@ async def status(request: web.Request) -> web.Response:
 
 
 async def stream(request: web.Request) -> web.Response:
-    """The chunks since the last time."""
+    """Answer with the chunks since the last request."""
     job = _job(request)
     chunks = [{"output": output} for output in job.unread()]
     return json_answer({"status": job.status.value, "stream": chunks})
@@ -120,7 +120,7 @@ async def logs(request: web.Request) -> web.Response:
 
 
 def _ready(request: web.Request, endpoint: Endpoint) -> set[str]:
-    """The workers that have asked for work."""
+    """Return the workers that have polled."""
     seen = state(request).seen
     return {name for name, one in list(seen.items()) if one.endpoint == endpoint.id}
 

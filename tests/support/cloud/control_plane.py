@@ -16,7 +16,7 @@ from support.cloud.state import Endpoint, State
 Answer = Callable[[State, dict[str, Any]], Any]
 
 _FIELD: Final = re.compile(r"\{\s*(\w+)")
-#: What a saved endpoint is answered with beyond what was sent.
+#: Fields of the answer for a saved endpoint, beyond the fields that were sent.
 _UNSENT: Final = {"userId": "user", "version": 1, "type": "QB"}
 
 
@@ -78,7 +78,7 @@ def _delete_endpoint(here: State, variables: dict[str, Any]) -> None:
 
 
 def delete_endpoint(here: State, id_: str) -> None:
-    """Its worker leaves with it."""
+    """Delete the endpoint and stop its worker."""
     if here.endpoints.pop(id_, None):
         here.pods.remove(id_)
 

@@ -25,7 +25,7 @@ from support.cloud.records import (
     Status,
 )
 
-#: The platform states limits in "MB" without a definition: the smaller unit is safe.
+#: The platform states limits in "MB" without a definition; the smaller unit is safe.
 MB: Final = 1_000_000
 #: The platform's limits, for inputs and for results.
 RUN_LIMIT: Final = 10 * MB
@@ -40,7 +40,7 @@ class Job:
 
     id: str
     endpoint: str
-    #: Handed to the worker as it is.
+    #: Handed to the worker unchanged.
     payload: dict[str, Any]
     submitted_at: float
     limit: int
@@ -53,7 +53,7 @@ class Job:
     stream: list[Chunk] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     output: Any = None
-    #: Whether the worker posted an output; null is one.
+    #: Whether the worker posted an output; null counts as an output.
     has_output: bool = False
     error: str | None = None
     #: Chunks that a client has read.
@@ -98,7 +98,7 @@ class Job:
         return shown
 
     def unread(self) -> list[Any]:
-        """The chunks that came since a client last asked."""
+        """Return the chunks that arrived since a client's last request."""
         new = [chunk.output for chunk in self.stream[self.read :]]
         self.read += len(new)
         return new
@@ -115,9 +115,9 @@ class Queue:
         self.execution_timeout_s = execution_timeout_s
         self.jobs: dict[str, Job] = {}
         self.waiting: deque[Job] = deque()
-        #: Handed out already, and to be so again.
+        #: Jobs that were handed out and will be handed out again.
         self.repeated: deque[Job] = deque()
-        #: By worker: jobs it is to stop.
+        #: For each worker, the jobs it must stop.
         self.stops: dict[str, list[str]] = {}
 
     def submit(self, given: Mapping[str, Any], *, sync: bool, now: float) -> Job:
@@ -142,7 +142,7 @@ class Queue:
         return bool(self.repeated or self.waiting)
 
     def take(self, worker: str, most: int, now: float) -> list[Job]:
-        """Up to so many jobs."""
+        """Take up to this many jobs."""
         taken: list[Job] = []
         while len(taken) < most and self.has_work():
             job = (self.repeated or self.waiting).popleft()
@@ -205,11 +205,11 @@ class Queue:
         self._forget(job)
 
     def stop(self, job: str, worker: str) -> None:
-        """Have the worker told to stop a job."""
+        """Tell the worker to stop a job."""
         self.stops.setdefault(worker, []).append(job)
 
     def retry(self, job: Job) -> bool:
-        """Back to the queue, if it has failed; whether it was so."""
+        """Put a failed job back into the queue; return whether it had failed."""
         if job.status not in {Status.FAILED, Status.TIMED_OUT}:
             return False
         job.retries += 1
@@ -222,7 +222,7 @@ class Queue:
         self.waiting.append(job)
 
     def purge(self, now: float) -> int:
-        """Cancel what waits; how many those were."""
+        """Cancel all queued jobs; return their number."""
         purged = [job for job in self.waiting if job.status is Status.IN_QUEUE]
         for job in purged:
             self.cancel(job, now)
@@ -245,7 +245,7 @@ class Queue:
 
 
 def _seconds(policy: Mapping[str, Any], name: str, otherwise: float) -> float:
-    """The policy tells milliseconds."""
+    """Convert a policy's milliseconds to seconds."""
     value = policy.get(name)
     return value / 1000 if isinstance(value, (int, float)) and value > 0 else otherwise
 

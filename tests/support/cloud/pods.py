@@ -64,7 +64,7 @@ class Worker:
         return self.process.poll() is None
 
     def terminate(self) -> None:
-        """SIGTERM, to this process alone: a container's first process gets it so."""
+        """Send SIGTERM to this process alone, as a container's first process gets it."""
         if self.running:
             self.process.terminate()
 
@@ -88,7 +88,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             left = False
             self.process.kill()
-        # Its number stays the session's while anybody is in it.
+        # The pid stays the session's id while any process is in the session.
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -114,7 +114,7 @@ class Pods:
         self._named = 0
 
     def add_variables(self, variables: Mapping[str, str]) -> None:
-        """What later workers have in their environment besides."""
+        """Add variables to the environment of later workers."""
         self._variables = {**self._variables, **variables}
 
     def name(self) -> str:
@@ -129,7 +129,7 @@ class Pods:
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "LANG": "C.UTF-8",
-            # As images set it: the log is read while it is written.
+            # Images set this variable, because the log is read while it is written.
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(folder),
             **self._pod_env(endpoint, id_),
@@ -141,7 +141,7 @@ class Pods:
         return worker
 
     def provision(self, endpoint: str, variables: Mapping[str, str]) -> None:
-        """A worker for a new endpoint, if the test has given a command."""
+        """Start a worker for a new endpoint, if the test has given a command."""
         if self._command:
             self.start(endpoint, self._command, variables)
 
@@ -151,7 +151,7 @@ class Pods:
                 worker.terminate()
 
     def stop(self, worker: str) -> None:
-        """It has asked for it: `stopPod` in a job-done."""
+        """Stop a worker that has requested this: `stopPod` in a job-done."""
         for one in self.workers:
             if one.id == worker:
                 one.terminate()
@@ -165,7 +165,7 @@ class Pods:
         return [line for one in self.workers if one.id == worker for line in one.stamped()]
 
     def close(self) -> None:
-        """End them all; fails, afterwards, when one had to be killed."""
+        """Stop all workers; then fail if one had to be killed."""
         for worker in self.workers:
             worker.terminate()
         end = time.monotonic() + LEAVE_S

@@ -1,4 +1,4 @@
-"""Around every request: its record, and the faults that the test has scripted."""
+"""Middleware around every request: its record, and the faults that the test has scripted."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ def refuse(status: int, why: str) -> NoReturn:
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """An object, in JSON by the book: Python reads NaN and UTF-16 as well."""
+    """Read an object as strict JSON: Python's reader also accepts NaN and UTF-16."""
     try:
         value = json.loads(body.decode(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -40,7 +40,7 @@ def _no_number(text: str) -> NoReturn:
 
 
 class Refused(Exception):
-    """The request is answered with this."""
+    """Raised to answer the request with this error."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -49,7 +49,7 @@ class Refused(Exception):
 
 @web.middleware
 async def record(request: web.Request, handler: Next) -> web.StreamResponse:
-    """Outermost: what came and what was answered, that which hung or was cut included."""
+    """The outermost middleware: record requests and answers, including hung and cut ones."""
     exchanges = state(request).exchanges
     index = len(exchanges)
     exchanges.append(_exchange(request, b""))
@@ -121,7 +121,7 @@ async def _hang(request: web.Request, fault: Fault) -> None:
 
 
 async def _cut(request: web.Request) -> NoReturn:
-    """The connection's end cancels this."""
+    """Cut the connection, which also cancels this handler."""
     if request.transport:
         request.transport.abort()
     await asyncio.Event().wait()

@@ -26,12 +26,12 @@ from support.cloud.state import Config, State
 
 T = TypeVar("T")
 
-#: The endpoint that exists from the start, without being provisioned.
+#: The endpoint that exists from the start without provisioning.
 ENDPOINT: Final = "ep-local"
 _LOOPBACK: Final = "127.0.0.1"
 #: Larger than every limit of the platform, so that flashpool's own limit refuses.
 _MOST_BYTES: Final = 256 * 1024 * 1024
-#: A call of the test's thread to the loop's.
+#: A call from the test's thread to the loop's thread.
 _CALL_LIMIT_S: Final = 30.0
 
 
@@ -172,7 +172,7 @@ class Platform:
         endpoint: str = ENDPOINT,
         variables: Mapping[str, str] | None = None,
     ) -> Worker:
-        """A worker process with `worker_env`; it is ended with the stand-in, if not before."""
+        """Start a worker process with `worker_env`; the end of the stand-in stops the worker."""
         return self.pods.start(endpoint, command, variables or {})
 
     def workers(self, endpoint: str | None = None) -> list[Worker]:
@@ -180,7 +180,7 @@ class Platform:
         return [one for one in self.pods.workers if endpoint in {None, one.endpoint}]
 
     def endpoints(self) -> dict[str, dict[str, Any]]:
-        """By id: what the client has saved of each provisioned endpoint."""
+        """By id: the fields that the client has saved for each provisioned endpoint."""
         return {
             id_: dict(one.saved)
             for id_, one in list(self._state.endpoints.items())
@@ -284,7 +284,7 @@ class Platform:
         return [one for one in list(self._state.pings) if worker in {None, one.worker}]
 
     def _call(self, function: Callable[..., T], *args: Any) -> T:
-        """On the loop, where everything changes."""
+        """Run a function on the loop, which owns all state."""
 
         async def call() -> T:
             return function(*args)

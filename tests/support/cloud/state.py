@@ -61,7 +61,7 @@ class Pods(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Seen:
-    """A worker as its requests show it."""
+    """A worker as seen from its requests."""
 
     endpoint: str
     at: float
@@ -93,7 +93,7 @@ class State:
         return made
 
     def by_name(self, name: str) -> Endpoint | None:
-        """As the sentinel looks it up."""
+        """Find an endpoint by name, as the sentinel does."""
         names = {name, f"live-{name}"}
         return next((one for one in self.endpoints.values() if one.name in names), None)
 
@@ -111,7 +111,7 @@ class State:
         return job
 
     async def take(self, endpoint: Endpoint, worker: str, most: int) -> list[Job]:
-        """A long poll: what there is, or what comes while it is held open."""
+        """Long-poll for jobs: those queued, or those that arrive while the poll is open."""
         queue, seen = endpoint.queue, self._see(endpoint.id, worker)
         seen.polls += 1
         self.changes.tell()
@@ -135,7 +135,7 @@ class State:
         )
 
     async def stops(self, endpoint: Endpoint, worker: str) -> list[str]:
-        """A long poll: the jobs this worker is to stop."""
+        """Long-poll for the jobs that this worker must stop."""
         self._see(endpoint.id, worker)
         stops = endpoint.queue.stops
         return await self.changes.until(lambda: stops.pop(worker, []), self.config.poll_s)
@@ -174,7 +174,7 @@ class State:
         return seen
 
     async def watch_for_lost(self) -> None:
-        """Give the jobs of silent workers to others, or up."""
+        """Requeue the jobs of silent workers, or time them out."""
         limit = self.config.lost_after_s
         while limit is not None:
             await asyncio.sleep(limit / 4)
@@ -201,7 +201,7 @@ class State:
         self.changes.tell()
 
     def _later(self, seconds: float, still: Callable[[], bool], job: Job) -> None:
-        """Time the job out then, if it is still so."""
+        """Time the job out at that time, if its status is still the same."""
 
         def expire() -> None:
             if still():

@@ -28,7 +28,7 @@ def add_routes(app: web.Application) -> None:
 
 
 async def take(request: web.Request) -> web.Response:
-    """204 when nothing comes while the poll is held open."""
+    """Answer a poll with jobs, or with 204 if none arrives while the poll is open."""
     endpoint = _endpoint(request)
     batch = request.match_info.route.name == "job-take-batch"
     if request.query.get("job_in_progress") not in {"0", "1"}:
@@ -36,7 +36,7 @@ async def take(request: web.Request) -> web.Response:
     most = _batch_size(request) if batch else 1
     taken = await state(request).take(endpoint, request.match_info["worker"], most)
     if request.transport is None or request.transport.is_closing():
-        # It left at that moment: nobody has them.
+        # The worker disconnected at that moment: no worker has the jobs.
         for job in reversed(taken):
             endpoint.queue.give_back(job)
         state(request).changes.tell()
@@ -59,7 +59,7 @@ async def stop(request: web.Request) -> web.Response:
 
 
 async def done(request: web.Request) -> web.Response:
-    """The result, or with the status IN_PROGRESS how far it is."""
+    """Accept a result or, with the status IN_PROGRESS, a progress report."""
     endpoint = _endpoint(request)
     job, body = _job(request, endpoint), await _posted(request)
     if len(await request.read()) > job.limit:
@@ -101,7 +101,7 @@ async def ping(request: web.Request) -> web.Response:
 
 
 def _endpoint(request: web.Request) -> Endpoint:
-    """Where the worker belongs, if its key is right: it is sent bare, without "Bearer"."""
+    """Return the worker's endpoint if its key is right; workers send the key without "Bearer"."""
     if request.headers.get("Authorization") != state(request).config.worker_key:
         refuse(401, "not a worker's key")
     if "$" in request.match_info["worker"]:
@@ -115,7 +115,7 @@ def _job(request: web.Request, endpoint: Endpoint) -> Job:
 
 
 async def _posted(request: web.Request) -> dict[str, Any]:
-    """What the SDK posts, in the way it does that."""
+    """Parse a body in the form in which the SDK posts it."""
     if request.query.get("isStream") not in {"true", "false"}:
         refuse(400, "isStream is true or false")
     if request.content_type != _CONTENT_TYPE or request.headers.get("charset") != "utf-8":

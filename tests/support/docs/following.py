@@ -35,7 +35,7 @@ _PORT: Final = re.compile(r"\b80\d\d\b")
 _HIDDEN: Final = ("FLASH", "RUNPOD", "XDG_", "VIRTUAL_ENV", "PYTHON", "CUDA_", "NVIDIA_")
 #: What `make run` starts, without the installation before it.
 _MAKE_RUN: Final = (re.compile(r"\bmake run\b"), "flashpool serve lb")
-#: A notebook, but for its cells; and a cell that has not run.
+#: A notebook without cells, and a cell that has not run.
 _NOTEBOOK: Final = {"metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 _EMPTY: Final[dict[str, object]] = {"metadata": {}, "execution_count": None, "outputs": []}
 
@@ -150,7 +150,7 @@ class Following:
     def _serve(self, text: str, port: int) -> None:
         pattern, program = _MAKE_RUN
         environ = dict(self._environ)
-        if _answers(int(self._port("8001"))):  # that is the admin port of a server before it
+        if _answers(int(self._port("8001"))):  # the admin port of an earlier server
             environ["FLASHPOOL_ADMIN_PORT"] = "0"
         with self._log(len(self._servers)).open("wb") as log:
             server = subprocess.Popen(
@@ -170,7 +170,7 @@ class Following:
             time.sleep(0.05)
 
     def _stop(self) -> None:
-        # The last first, each until it has ended: a worker takes leave of its platform.
+        # In reverse order, each until it has exited: a worker deregisters from its platform.
         while self._servers:
             server = self._servers.pop()
             with contextlib.suppress(ProcessLookupError):
@@ -209,7 +209,7 @@ def compare(expected: str, printed: str) -> None:
 
 
 def _free_port() -> int:
-    # Below the ports that kernels give to connections: nothing takes it before the page does.
+    # Below the kernel's ephemeral ports, so that no connection takes the port before the page.
     while True:
         port = random.randrange(10_000, 32_000)
         with socket.socket() as free, contextlib.suppress(OSError):

@@ -49,7 +49,7 @@ class Page:
 
     @property
     def is_followed(self) -> bool:
-        """Whether the page has steps for `following`."""
+        """Return whether the page has steps for `following`."""
         return any(block.mark in {"step", "server", "cells"} for block in self.blocks)
 
 

@@ -1,4 +1,4 @@
-"""The platform as a job's report meets it: a stand-in that answers as it is told to."""
+"""A stand-in for the platform's side of job reports, with scripted answers."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from flashpool.frontends.qb.platform_posts import Verdict
 
 
 class Platform:
-    """Answers posts as it is told to, the last answer again and again."""
+    """Answers posts as scripted; the last answer repeats."""
 
     streams = True
 
@@ -40,7 +40,7 @@ class Platform:
 
 
 class Names(set[str]):
-    """The jobs that the heartbeat tells of."""
+    """The jobs that the heartbeat names."""
 
     @contextlib.contextmanager
     def __call__(self, job_id: str) -> Iterator[None]:

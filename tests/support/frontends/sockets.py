@@ -1,4 +1,4 @@
-"""Sockets that write bytes as they like, and read only when told to."""
+"""Sockets that write arbitrary bytes, and read only when told to."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 
 @contextlib.asynccontextmanager
 async def raw(client: Client, receive_buffer: int = 0) -> AsyncIterator[socket.socket]:
-    """A socket that reads only when told to."""
+    """Open a socket that reads only when told to."""
     with await connected(client, receive_buffer) as sock:
         yield sock
 

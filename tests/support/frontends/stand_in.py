@@ -1,4 +1,4 @@
-"""A backend that answers as a test tells it to, without a process; and environments as slow."""
+"""A scripted backend without processes, and scripted slow environments."""
 
 import asyncio
 import itertools
@@ -28,7 +28,7 @@ class Stats:
 
 @dataclass
 class StandInPool:
-    """Ends each call at once with ``outcome``, or holds it until `finish`."""
+    """Finishes each call at once with ``outcome``, or holds the call until `finish`."""
 
     outcome: Outcome | None = field(
         default_factory=lambda: Outcome(body=NONE, receipt=Receipt(pid=7))
@@ -41,7 +41,7 @@ class StandInPool:
     free_slots: int = 2
     not_ready_reason: str = ""
     watching: CallWatching | None = None
-    #: Where calls that name packages find them; None: all there is, is in the base.
+    #: Environments for calls that name packages; None: every call uses the base.
     environments: EnvironmentLeases | None = None
     recorder: Recorder = field(default_factory=Recorder)
     calls: list[Call] = field(default_factory=list)
@@ -128,7 +128,7 @@ class StandInPool:
 
 
 class Unasked:
-    """What operators ask of environments, and these tests do not."""
+    """Methods for operators that these tests do not use."""
 
     async def build_ahead(self, spec: Spec, report: Report) -> Provision:
         raise NotImplementedError
@@ -144,7 +144,7 @@ class Unasked:
 
 
 class InBase(Unasked):
-    """All there is, is in the base."""
+    """Environments that always return the base."""
 
     async def resolve(self, spec: Spec, report: Report) -> Provision:
         report("looked")
@@ -167,7 +167,7 @@ class InBase(Unasked):
 
 
 class Slow(Unasked):
-    """Environments that take their time; notes when it is cancelled."""
+    """Environments that take a while, and record their cancellation."""
 
     def __init__(self, seconds: float = 60.0) -> None:
         self.seconds = seconds

@@ -1,4 +1,4 @@
-"""A listener over a backend, and a client that writes bytes as it likes."""
+"""A listener over a backend, and a client that writes arbitrary bytes."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from flashpool.pool.backend import Backend
 from support.waiting import PATIENCE, until
 
 BODY = json.dumps({"function_name": "f", "function_code": "def f(): pass"}).encode()
-#: Longest a test waits for bytes that must come.
+#: The longest that a test waits for bytes that must arrive, in seconds.
 PATIENCE_S = 25.0 * PATIENCE
 
 
@@ -77,7 +77,7 @@ async def read_reply(reader: asyncio.StreamReader, *, body: bool = True) -> Repl
 
 
 async def at_end(reader: asyncio.StreamReader) -> bytes:
-    """What comes until the other side closes; it must close."""
+    """Return everything received until the other side closes, which it must."""
     try:
         return await asyncio.wait_for(reader.read(), PATIENCE_S)
     except ConnectionResetError:

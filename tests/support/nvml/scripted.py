@@ -29,7 +29,7 @@ UNKNOWN: Final = 999
 
 
 def build(folder: Path, compiler: str) -> Path:
-    """Compile the library; the folder that holds it."""
+    """Compile the library; return its folder."""
     target = folder / LIBRARY
     flags = "-std=gnu11 -Wall -Wextra -Werror -O1 -shared -fPIC".split()
     soname = f"-Wl,-soname,{LIBRARY}"
@@ -38,13 +38,13 @@ def build(folder: Path, compiler: str) -> Path:
 
 
 def uuid_of(gpu: int, mig: int | None = None) -> str:
-    """The UUID of a scripted device, which looks like a real one."""
+    """Return the UUID of a scripted device, in the form of a real one."""
     kind, number = ("GPU", 0) if mig is None else ("MIG", mig + 1)
     return f"{kind}-{gpu:08x}-5c21-4b7e-9d10-{number:012x}"
 
 
 class ScriptedNvml:
-    """The folder, and what may be done to the devices in it."""
+    """The folder, and methods that change the devices in it."""
 
     def __init__(self, folder: Path, library: Path) -> None:
         self.folder = folder
@@ -55,12 +55,12 @@ class ScriptedNvml:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What a new process needs in its environment to see these devices."""
+        """Variables that a new process needs to see these devices."""
         return {VARIABLE: str(self.folder), "LD_LIBRARY_PATH": str(self._library)}
 
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
-        """This process sees them, until the block ends."""
+        """Show the devices to this process until the block ends."""
         ctypes.CDLL(str(self._library / LIBRARY), mode=ctypes.RTLD_GLOBAL)
         os.environ[VARIABLE] = str(self.folder)
         try:
@@ -71,14 +71,14 @@ class ScriptedNvml:
     # The driver.
 
     def driver(self, *, version: str = "580.95.05", hang: str = "", **fails: int) -> None:
-        """How it behaves; ``fails`` maps functions to codes, ``hang`` names one or all."""
+        """Script the driver; ``fails`` maps functions to codes, ``hang`` names one or all."""
         lines = [f"version {version}"]
         lines += [f"hang {hang}"] if hang else []
         lines += [f"fail.{function} {code}" for function, code in fails.items()]
         self._write("driver", lines)
 
     def no_driver(self) -> None:
-        """As in a container that has the library, and no GPU."""
+        """Remove the driver, as in a container with the library and no GPU."""
         (self.folder / "driver").unlink(missing_ok=True)
 
     # Devices.
@@ -110,7 +110,7 @@ class ScriptedNvml:
         return uuid_of(index)
 
     def gpus(self, number: int) -> list[str]:
-        """As many equal ones; their UUIDs."""
+        """Add this many equal devices; return their UUIDs."""
         return [self.gpu(index) for index in range(number)]
 
     @staticmethod
@@ -118,19 +118,19 @@ class ScriptedNvml:
         return [f"uuid {uuid_of(index, part)}", "name MIG", f"total {total}", f"used {MIB}"]
 
     def xid(self, index: int, *codes: int) -> None:
-        """The driver reports Xid errors of a GPU."""
+        """Report Xid errors of a GPU."""
         with (self.folder / "xids").open("a") as file:
             file.write("".join(f"{index} {code}\n" for code in codes))
 
     # Memory.
 
     def hold(self, uuid: str, size: int, pid: int | None = None) -> None:
-        """A process holds memory there, while it lives; without one, it stays for good."""
+        """Allocate memory for a process while it lives; without a process, for good."""
         with (self.folder / "processes" / uuid).open("a") as file:
             file.write(f"{'stuck' if pid is None else pid} {size}\n")
 
     def free_stuck(self, uuid: str) -> None:
-        """What stayed is gone, as after a reset."""
+        """Free the memory that stayed, as after a reset."""
         self._write(f"processes/{uuid}", [])
 
     def _write(self, name: str, lines: list[str]) -> None:

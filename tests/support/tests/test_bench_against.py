@@ -1,4 +1,4 @@
-"""What `make bench-against` makes of its measurements: intervals, verdicts, costs."""
+"""How `make bench-against` evaluates measurements: intervals, verdicts, costs."""
 
 import math
 import os
@@ -37,12 +37,12 @@ def test_an_interval_one_rank_narrower_would_cover_too_little():
 
 
 @pytest.mark.parametrize(("count", "coverage"), [(1, 0.0), (2, 0.5), (5, 0.9375)])
-def test_too_few_values_give_all_of_them_and_say_what_that_covers(count, coverage):
+def test_with_too_few_values_the_interval_spans_all_with_its_coverage(count, coverage):
     found = medians.median(range(count))
     assert (found.low, found.high, found.coverage) == (0, count - 1, coverage)
 
 
-def test_the_interval_encloses_the_median_of_a_skewed_distribution_as_often_as_it_says():
+def test_the_interval_covers_the_median_of_a_skewed_distribution_as_stated():
     source = random.Random(1)
     enclosed = 0
     for _ in range(2000):
@@ -101,7 +101,7 @@ def test_ratios_are_of_pairs_and_above_one_where_the_new_side_is_better():
     assert [share.part for share in found.profile[1:]] == list(process_costs.PARTS)
 
 
-def test_packages_that_differ_are_told():
+def test_differing_packages_are_reported():
     old, new = {"numpy": "2.1", "six": "1.0"}, {"numpy": "2.2", "idna": "3.0"}
     assert against_report.differing(old, new) == {
         "idna": [None, "3.0"],
@@ -133,7 +133,7 @@ for line in sys.stdin:
 """
 
 
-def test_costs_of_processes_that_are_gone_are_counted():
+def test_costs_of_exited_processes_are_counted():
     argv = [sys.executable, "-c", FORKING]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -148,7 +148,7 @@ def test_costs_of_processes_that_are_gone_are_counted():
     assert 0.02 < cost.cpu_s < 30
 
 
-def test_costs_of_a_process_that_is_gone_cannot_be_read():
+def test_reading_costs_of_an_exited_process_fails():
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     with pytest.raises(ProcessLookupError, match="is gone"):

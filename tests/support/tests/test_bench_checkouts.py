@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One commit, and a working tree that differs from it in all ways."""
+    """A repository with one commit, and a working tree that differs from it in every way."""
     root = tmp_path / "repository"
     root.mkdir()
     monkeypatch.setattr(checkouts, "ROOT", root)
@@ -37,7 +37,7 @@ def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_working_tree_is_copied_as_it_is(repository: Path, tmp_path: Path) -> None:
+def test_the_working_tree_is_copied_unchanged(repository: Path, tmp_path: Path) -> None:
     (repository / "changed").write_text("after\n")
     (repository / "deleted").unlink()
     (repository / "ignored").write_text("")
@@ -49,13 +49,13 @@ def test_the_working_tree_is_copied_as_it_is(repository: Path, tmp_path: Path) -
     assert new.label.endswith("All of it, with uncommitted changes")
 
 
-def test_a_clean_working_tree_is_told_as_its_commit(repository: Path, tmp_path: Path) -> None:
+def test_a_clean_working_tree_is_named_by_its_commit(repository: Path, tmp_path: Path) -> None:
     new = checkouts.of_working_tree(tmp_path / "new")
     assert names(new.source) == {".gitignore", "changed", "deleted"}
     assert new.label.endswith(" All of it")
 
 
-def test_a_commit_is_copied_without_what_came_after_it(repository: Path, tmp_path: Path) -> None:
+def test_a_commit_is_copied_without_later_changes(repository: Path, tmp_path: Path) -> None:
     (repository / "changed").write_text("after\n")
     (repository / "added").write_text("")
     old = checkouts.of_commit(checkouts.resolved("HEAD"), tmp_path / "old")
@@ -65,12 +65,12 @@ def test_a_commit_is_copied_without_what_came_after_it(repository: Path, tmp_pat
 
 
 @pytest.mark.parametrize("revision", ["no-such-branch", "HEAD~1", "HEAD:changed"])
-def test_what_names_no_commit_is_refused(repository: Path, revision: str) -> None:
+def test_an_unknown_commit_is_refused(repository: Path, revision: str) -> None:
     with pytest.raises(Unusable, match=f"COMMIT={revision}: no such commit"):
         checkouts.resolved(revision)
 
 
-def test_a_folder_that_is_no_repository_is_refused(
+def test_a_folder_that_is_not_a_repository_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkouts, "ROOT", tmp_path)
@@ -79,7 +79,7 @@ def test_a_folder_that_is_no_repository_is_refused(
         checkouts.resolved("HEAD")
 
 
-def test_a_checkout_that_cannot_be_installed_is_told_with_the_words_of_uv(tmp_path: Path) -> None:
+def test_a_checkout_that_cannot_be_installed_is_reported_with_uvs_message(tmp_path: Path) -> None:
     checkout = Checkout(name="old", label="abc123 Lose the lock", folder=tmp_path)
     checkout.source.mkdir()
     (checkout.source / "pyproject.toml").write_text('[project]\nname = "a"\nversion = "1"\n')
@@ -88,7 +88,7 @@ def test_a_checkout_that_cannot_be_installed_is_told_with_the_words_of_uv(tmp_pa
 
 
 def checkout_with(program: str, folder: Path) -> Checkout:
-    """One whose command `flashpool` is this script."""
+    """A checkout whose command `flashpool` is this script."""
     checkout = Checkout(name="old", label="abc123 Break it", folder=folder)
     checkout.python.parent.mkdir(parents=True)
     command = checkout.python.with_name("flashpool")
@@ -97,7 +97,7 @@ def checkout_with(program: str, folder: Path) -> Checkout:
     return checkout
 
 
-def test_a_checkout_whose_server_does_not_start_is_told_with_its_words(tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_is_reported_with_its_output(tmp_path: Path) -> None:
     checkout = checkout_with("#!/bin/sh\necho cannot import it\nexit 3\n", tmp_path)
     with (
         contextlib.ExitStack() as stack,
@@ -119,7 +119,7 @@ sys.exit("out of luck")
 """
 
 
-def test_a_server_that_leaves_in_the_middle_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_server_that_exits_early_is_reported_with_its_last_output(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         side = Side(checkout_with(ONE_ANSWER, tmp_path), 1, stack)
         side.server.process.wait(20)

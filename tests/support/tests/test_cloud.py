@@ -11,12 +11,12 @@ import pytest
 
 from support.cloud import ENDPOINT, Fault, Platform, Status
 
-#: As the SDK posts.
+#: Headers of the SDK's posts.
 POSTED = {"Content-Type": "application/x-www-form-urlencoded", "charset": "utf-8"}
 
 
 class Caller:
-    """A client and a worker, by hand."""
+    """A client and a worker that send plain HTTP requests."""
 
     def __init__(self, platform: Platform) -> None:
         keys = platform.client_env()["RUNPOD_API_KEY"], platform.worker_env()["RUNPOD_AI_API_KEY"]
@@ -90,7 +90,7 @@ def test_a_job_from_run_to_its_result(caller: Caller) -> None:
     assert caller.take().status_code == 204
 
 
-def test_an_error_makes_it_fail_and_retry_brings_it_back(caller: Caller) -> None:
+def test_a_job_fails_with_an_error_and_can_be_retried(caller: Caller) -> None:
     job = caller.run(1)
     caller.take()
     caller.tell("job-done", job, {"output": {"stdout": "x"}, "error": "no luck"})
@@ -102,7 +102,7 @@ def test_an_error_makes_it_fail_and_retry_brings_it_back(caller: Caller) -> None
     assert caller.post(f"retry/{job}").status_code == 400
 
 
-def test_runsync_waits_for_the_end_and_not_longer_than_it_may(caller: Caller) -> None:
+def test_runsync_waits_for_the_result_up_to_its_limit(caller: Caller) -> None:
     assert caller.post("runsync", {"input": 1}).json()["status"] == "IN_QUEUE"
     answers: list[Any] = []
     waiting = threading.Thread(
@@ -129,7 +129,7 @@ def test_the_stream_is_read_once(caller: Caller) -> None:
     assert caller.get(f"stream/{job}") == {"status": "COMPLETED", "stream": []}
 
 
-def test_what_is_too_large_is_refused(platform: Platform, caller: Caller) -> None:
+def test_oversized_inputs_and_results_are_refused(platform: Platform, caller: Caller) -> None:
     megabyte = 1_000_000
     assert caller.post("run", {"input": "x" * (10 * megabyte)}).status_code == 413
     assert caller.post("runsync", {"input": "x" * (20 * megabyte)}).status_code == 413
@@ -142,7 +142,7 @@ def test_what_is_too_large_is_refused(platform: Platform, caller: Caller) -> Non
     assert caller.tell("job-done", synced, {"output": "x" * (11 * megabyte)}).status_code == 200
 
 
-def test_purging_leaves_what_runs(platform: Platform, caller: Caller) -> None:
+def test_purging_keeps_running_jobs(platform: Platform, caller: Caller) -> None:
     running = caller.run(1)
     caller.take()
     waiting = [caller.run(2), caller.run(3)]
@@ -153,7 +153,7 @@ def test_purging_leaves_what_runs(platform: Platform, caller: Caller) -> None:
     assert [one["id"] for one in caller.get("requests")["requests"]] == [running, *waiting]
 
 
-def test_a_cancelled_job_s_worker_is_told(platform: Platform, caller: Caller) -> None:
+def test_the_worker_of_a_cancelled_job_is_told(platform: Platform, caller: Caller) -> None:
     job = caller.run(1)
     caller.take("w7")
     assert caller.post(f"cancel/{job}").json() == {"id": job, "status": "CANCELLED"}
@@ -175,7 +175,7 @@ def test_workers_show_in_health_and_metrics(caller: Caller) -> None:
     assert (metrics["workers"]["running"], metrics["workers"]["idle"]) == (1, 1)
 
 
-def test_strangers_are_refused(platform: Platform, caller: Caller) -> None:
+def test_requests_with_a_wrong_key_are_refused(platform: Platform, caller: Caller) -> None:
     path = f"{platform.urls().data}/{ENDPOINT}/"
     assert httpx.get(path + "health", trust_env=False).status_code == 401
     assert caller.http.get(f"/v2/{ENDPOINT}/job-take/w1").status_code == 401
@@ -189,9 +189,7 @@ def test_strangers_are_refused(platform: Platform, caller: Caller) -> None:
              '{"output":1}'.encode("utf-16"), b'{"output":' + b"[" * 100_000],
     ids=lambda body: repr(body)[:20],
 )  # fmt: skip
-def test_what_is_no_json_by_the_book_is_refused(
-    platform: Platform, caller: Caller, body: bytes
-) -> None:
+def test_invalid_json_is_refused(platform: Platform, caller: Caller, body: bytes) -> None:
     job = platform.submit(1)
     for verb in ("job-done", "job-stream"):
         assert caller.tell(verb, job, body).status_code == 400
@@ -199,7 +197,7 @@ def test_what_is_no_json_by_the_book_is_refused(
     assert caller.http.post(f"/v2/{ENDPOINT}/run", content=body).status_code == 400
 
 
-def test_what_no_sdk_sends_is_refused(platform: Platform, caller: Caller) -> None:
+def test_requests_that_no_sdk_sends_are_refused(platform: Platform, caller: Caller) -> None:
     job = platform.submit(1)
     at, post = f"/v2/{ENDPOINT}/", caller.worker.post
     done, body = f"{at}job-done/w1/{job}", b'{"output":1}'
@@ -218,7 +216,7 @@ def test_what_no_sdk_sends_is_refused(platform: Platform, caller: Caller) -> Non
     assert platform.job(job).status is Status.IN_QUEUE
 
 
-def test_faults_meet_what_they_are_for(platform: Platform, caller: Caller) -> None:
+def test_faults_hit_the_requests_they_are_scripted_for(platform: Platform, caller: Caller) -> None:
     jobs = [caller.run(n) for n in range(3)]
     platform.script(
         Fault.answers("job-done", 500, job=jobs[1], times=2),
@@ -232,20 +230,20 @@ def test_faults_meet_what_they_are_for(platform: Platform, caller: Caller) -> No
     assert (refused.status, refused.body) == (500, b'{"output":1}')
 
 
-def test_a_fault_with_a_time_ends_with_it(platform: Platform, caller: Caller) -> None:
+def test_a_fault_with_a_duration_ends_after_it(platform: Platform, caller: Caller) -> None:
     began = time.monotonic()
     platform.script(Fault.answers("run", 503, for_s=1.0))
     first = caller.post("run", {"input": 1}).status_code
     while (last := caller.post("run", {"input": 1}).status_code) == 503:
         pass
     assert (first, last) == (503, 200)
-    # It may have come while the fault still held, and met the end of it on its way.
+    # The request may have arrived while the fault was still in force.
     answered_at = platform.exchanges("run")[-1].answered_at
     assert answered_at is not None
     assert answered_at - began >= 1.0
 
 
-def test_what_is_cut_or_hangs_has_no_answer(platform: Platform, caller: Caller) -> None:
+def test_cut_and_hung_requests_have_no_answer(platform: Platform, caller: Caller) -> None:
     platform.script(Fault.cuts("run"), Fault.hangs("run"))
     with pytest.raises(httpx.TransportError):
         caller.post("run", {"input": 1})
@@ -275,7 +273,7 @@ def test_the_control_plane_keeps_endpoints(platform: Platform, caller: Caller) -
     assert platform.endpoints() == {}
 
 
-def test_a_silent_worker_s_job_times_out() -> None:
+def test_the_job_of_a_silent_worker_times_out() -> None:
     with Platform(poll_s=0.05, lost_after_s=0.2) as platform:
         caller = Caller(platform)
         job = caller.run(1)

@@ -33,7 +33,7 @@ def stand_in(folder, name, code):
     (folder / name).chmod(0o755)
 
 
-def test_the_python_outside_of_nested_virtualenvs_is_found(tmp_path):
+def test_the_base_python_of_nested_virtualenvs_is_found(tmp_path):
     first = virtualenv(tmp_path / "first")
     second = tmp_path / "second"
     subprocess.run([first, "-m", "venv", "--without-pip", second], check=True)
@@ -43,20 +43,20 @@ def test_the_python_outside_of_nested_virtualenvs_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("variables", [{}, {"HOME": ""}, {"HOME": "/nonexistent"}], ids=str)
-def test_no_home_is_needed(tmp_path, variables):
-    """A version that nobody has makes it look everywhere, in the home directory last."""
+def test_home_need_not_be_set(tmp_path, variables):
+    """With a version that does not exist, the script searches everywhere, last in HOME."""
     found = find(VERSION="3.77", **variables)
     assert (found.returncode, found.stdout, found.stderr) == (1, "", "")
 
 
-def test_shims_without_a_python_are_passed_over(tmp_path):
+def test_shims_without_a_python_are_skipped(tmp_path):
     stand_in(tmp_path / "shims", "python3", "echo 'not installed' >&2; exit 127")
     stand_in(tmp_path / "bin", "python3", f'exec {sys.executable} "$@"')
     found = find(path=f"{tmp_path / 'shims'}:{tmp_path / 'bin'}").stdout.strip()
     assert facts(found, "sys.prefix") == sys.base_prefix
 
 
-def test_a_name_that_is_given_comes_first(tmp_path):
+def test_a_given_name_comes_first(tmp_path):
     stand_in(tmp_path / "bin", "python3", "echo /bin/false")
     found = find(sys.executable, path=tmp_path / "bin").stdout.strip()
     assert facts(found, "sys.prefix") == sys.base_prefix
@@ -73,7 +73,7 @@ def test_the_wanted_version_is_found(tmp_path):
     [(3, "Too old: {python}."), (4, "Without venv or ensurepip: {python} (on Debian and Ubuntu: ")],
     ids=["too old", "without venv"],
 )
-def test_what_an_interpreter_lacks_is_said(tmp_path, status, words):
+def test_an_unsuitable_interpreter_is_reported(tmp_path, status, words):
     stand_in(tmp_path / "bin", "python3", f"exit {status}")
     python = str(tmp_path / "bin" / "python3")
     found = find(PYTHON=python)

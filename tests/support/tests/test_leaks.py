@@ -1,4 +1,4 @@
-"""The checker of tests/support/leaks.py can fail, names what it found, and lets the rest be."""
+"""The checker of tests/support/leaks.py detects and names leaks, and nothing else."""
 
 import os
 import signal
@@ -64,14 +64,14 @@ def test_a_double_forked_orphan_is_found_and_killed(before):
     assert leaks.wait_for_leaks(before) == []
 
 
-def test_what_leaves_within_the_grace_is_no_leak(before):
+def test_a_process_that_exits_within_the_grace_is_no_leak(before):
     child = subprocess.Popen(["sleep", "0.5"])
     assert any(leak.pid == child.pid for leak in leaks.find_leaks(before))
     threading.Timer(0.1, child.wait).start()
     assert leaks.wait_for_leaks(before) == []
 
 
-def test_children_of_an_older_child_are_its_own_affair():
+def test_children_of_an_older_child_are_no_leak():
     server = subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         before = leaks.Snapshot.take()
@@ -80,7 +80,7 @@ def test_children_of_an_older_child_are_its_own_affair():
         grandchild = int(server.stdout.readline())
         try:
             assert leaks.find_leaks(before) == []
-            # Until the shell's child has become what it was asked to be.
+            # Wait until the shell's child has called exec.
             deadline = time.monotonic() + 20
             while "sleep 60" not in leaks.descendants(os.getpid())[grandchild]:
                 assert time.monotonic() < deadline
@@ -101,7 +101,7 @@ def test_a_descriptor_is_found(before):
         os.close(writing)
 
 
-def test_a_number_that_leads_elsewhere_is_found():
+def test_a_reused_descriptor_number_is_found():
     number = os.open("/dev/null", os.O_RDONLY)
     before = leaks.Snapshot.take()
     other = os.open("/dev/zero", os.O_RDONLY)
@@ -132,7 +132,7 @@ def test_shared_memory_is_found(before):
         segment.unlink()
 
 
-#: Takes a snapshot, waits for a line, and says which of the shared memory since is a leak.
+#: Takes a snapshot, waits for a line, and prints the leaks of shared memory since.
 WATCHER = """
 from support import leaks
 before = leaks.Snapshot.take()
@@ -153,7 +153,7 @@ def test_shared_memory_of_another_program_is_no_leak():
     ) as watcher:
         assert watcher.stdout.readline() == "before\n"
         segment = shared_memory.SharedMemory(create=True, size=16)
-        # As the C library does with a named semaphore, which is mapped under its first name.
+        # Like a named semaphore of the C library, which is mapped under its temporary name.
         linked = Path(f"/dev/shm/{segment.name}-linked")
         linked.hardlink_to(f"/dev/shm/{segment.name}")
         try:
@@ -170,7 +170,7 @@ def test_a_temporary_directory_is_found(before):
         assert only_leak(before).what == folder
 
 
-def test_a_look_looks_at_no_process_that_was_there_before(before, monkeypatch):
+def test_a_check_does_not_inspect_older_processes(before, monkeypatch):
     looked = []
     monkeypatch.setattr(leaks, "_stat", lambda pid: looked.append(pid) or [])
     leaks.find_leaks(before)

@@ -1,4 +1,4 @@
-"""What `make coverage` records of zygotes and workers, and what it prints."""
+"""What `make coverage` records in zygotes and workers, and what it prints."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ print(json.dumps(measure_coverage.arcs(bytes(cells), lines)))
 
 
 def arcs(text: str) -> set[tuple[int, int]]:
-    """What is recorded of a module with this text."""
+    """Return the arcs recorded for a module with this text."""
     support = coverage_boot.__file__.rpartition("/")[0]
     program = PROGRAM.format(support=support, text=text)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -46,23 +46,23 @@ def test_a_branch_that_is_not_taken_is_not_recorded() -> None:
     assert arcs(FUNCTION + "f(False)") == module | {(-1, 2), (2, 4), (4, -1)}
 
 
-def test_a_generator_goes_on_where_it_was() -> None:
+def test_a_resumed_generator_continues_its_arcs() -> None:
     ran = arcs("def g():\n    yield 1\n    yield 2\nlist(g())")
     assert {(-1, 2), (2, 3), (3, -1)} <= ran
 
 
-def test_a_fork_that_is_killed_has_told_what_it_did() -> None:
+def test_arcs_of_a_killed_fork_are_recorded() -> None:
     dying = "if os.fork() == 0:\n    f(True)\n    os.kill(os.getpid(), 9)\nos.wait()\nf(False)"
     assert {(2, 3), (2, 4)} <= arcs(FUNCTION + dying)
 
 
 @pytest.mark.parametrize("often", [1, 2 * coverage_boot._BUSY, 40 * coverage_boot._BUSY])
-def test_what_a_busy_function_does_at_last_is_recorded(often: int) -> None:
+def test_late_arcs_of_a_busy_function_are_recorded(often: int) -> None:
     calls = f"for _ in range({often}): f(True)\nfor _ in range(64): f(False)"
     assert {(2, 3), (2, 4)} <= arcs(FUNCTION + calls)
 
 
-def test_folders_and_the_worst_modules_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_and_the_worst_modules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     def found(ran: int, *missing: int) -> dict[str, object]:
         lines = {"num_statements": 10, "covered_lines": ran}
         branches = {"num_branches": 10, "covered_branches": ran}

@@ -50,7 +50,7 @@ def run(folder, suite, *options):
     for name, text in suite.items():
         (folder / "suite" / name).write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\n")
-    # The outer run tells its workers by variables, and has its directories elsewhere.
+    # Drop the outer run's variables for its workers and directories.
     inherited = {name: one for name, one in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [
@@ -75,7 +75,7 @@ def run(folder, suite, *options):
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["in one process", "in two"])
-def test_the_run_ends_with_all_that_was_missing(tmp_path, options):
+def test_the_run_ends_with_a_list_of_missing_programs(tmp_path, options):
     *_, listed, note, last = run(tmp_path, SUITE, *options)
     assert listed == (
         "skipped, because missing: a-library (1 file), no-such-compiler (3 tests), no-such-tool (1 test)"
@@ -84,12 +84,12 @@ def test_the_run_ends_with_all_that_was_missing(tmp_path, options):
     assert re.match(r"=+ 1 passed, 6 skipped in ", last)
 
 
-def test_nothing_is_printed_where_nothing_is_missing(tmp_path):
+def test_nothing_is_printed_if_nothing_is_missing(tmp_path):
     suite = {"test_fine.py": "def test_fine(): pass\n"}
     assert not any("because missing" in line for line in run(tmp_path, suite))
 
 
-def test_the_first_program_that_is_there_is_found():
+def test_the_first_installed_program_is_found():
     assert wants.program("no-such-shell", "sh", "bash") == shutil.which("sh")
 
 

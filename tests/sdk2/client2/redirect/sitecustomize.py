@@ -1,4 +1,4 @@
-"""Leads the requests that the client of SDK 2.0 sends to load-balanced endpoints to API_URL.
+"""Redirect requests of the SDK 2.0 client to load-balanced endpoints to API_URL.
 
 The client makes host names of these endpoints (https://<endpoint>.<host>), which lead nowhere here.
 """
