@@ -1,4 +1,4 @@
-"""The suite's own means: what counts as a difference, and the table."""
+"""The suite's own code: what counts as a difference, and the table."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ def runs(outcome: Outcome, **others: Outcome) -> dict[Form, list[Outcome]]:
     return {form: [others.get(form, outcome)] for form in FORMS}
 
 
-def test_equal_runs_are_right() -> None:
+def test_equal_runs_have_no_differences() -> None:
     outcome = Outcome(result=[1], stdout=("a",), files={"f": "x"})
     row = make_row(program(), [outcome], runs(outcome))
     assert not row.wrong
@@ -46,7 +46,7 @@ def test_each_part_of_an_outcome_counts() -> None:
     }
 
 
-def test_fresh_values_may_not_come_twice() -> None:
+def test_fresh_values_must_differ_between_runs() -> None:
     script, cold = Outcome(result={"id": "a", "n": 1}), Outcome(result={"id": "b", "n": 1})
     found: dict[Form, list[Outcome]] = {"cold": [cold], "warm": [cold]}
     row = make_row(program(fresh=("id",)), [script], found)
@@ -57,20 +57,20 @@ def test_fresh_values_may_not_come_twice() -> None:
     assert list(row.wrong) == ["cold"]
 
 
-def test_runs_with_a_seed_are_like_the_first_call() -> None:
+def test_runs_with_a_seed_must_equal_the_first_call() -> None:
     script, cold, other = (Outcome(result=[n]) for n in (0.1, 0.2, 0.3))
     found: dict[Form, list[Outcome]] = {"cold": [cold], "warm": [cold], "many": [cold, other]}
     row = make_row(program(like="cold"), [script], found)
     assert row.wrong == {"many": ["result: [0.3] instead of [0.2]"]}
 
 
-def test_scripts_that_differ_are_the_suites_mistake() -> None:
+def test_scripts_that_differ_are_an_error_of_the_suite() -> None:
     one, other = Outcome(result=1), Outcome(result=2)
     row = make_row(program(), [one, other], runs(other))
     assert row.wrong == {"plain": ["result: 2 instead of 1"]}
 
 
-def test_lines_name_no_place_in_the_source() -> None:
+def test_compared_lines_contain_no_source_positions() -> None:
     script = "/some/where/script/main.py:7: UserWarning: text\n  warnings.warn('text')\nprinted\n"
     call = "printed\nflash:run#2:7: UserWarning: text\n"
     assert lines(script) == lines(call) == ("<source>: UserWarning: text", "printed")

@@ -49,5 +49,5 @@ def test_calls_do_what_the_script_does(
 
 @pytest.mark.parametrize("name", ["arrays_and_linear_algebra", "globals_of_a_module"])
 def test_later_calls_find_their_modules_imported(name: str, row_of: Callable[[str], Row]) -> None:
-    """Or the others would compare scripts with calls that import everything themselves."""
+    """Otherwise no test would compare scripts with calls that find modules preloaded."""
     assert {"many", "parallel", "instance"} <= set(row_of(name).preloaded)

@@ -29,9 +29,9 @@ from e2e.server import serving
 
 from support.cells import Row
 
-#: The test that is first has the group's environment built, and all its programs run.
+#: Seconds for a group's first test, which builds the environment and runs all programs.
 GROUP_LIMIT_S: Final = 1500
-#: What an environment with torch takes, with the libraries for GPUs that come with it.
+#: The disk space of an environment with torch and its GPU libraries.
 TORCH_BYTES: Final = 10 * 2**30
 #: The requirement for torch; another one may be a build for processors alone.
 TORCH: Final = os.environ.get("FLASHPOOL_TEST_TORCH", "torch")
@@ -42,7 +42,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.shared_pool, pytest.mark.timeout(GRO
 
 
 def requirements() -> dict[str, tuple[str, ...]]:
-    """What each group's programs ask for."""
+    """The requirements of each group's programs."""
     return {
         **GROUPS,
         "own": (f"habits @ file://{HABITS}",),

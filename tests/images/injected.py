@@ -1,4 +1,4 @@
-"""What the tests of injection share: the real tarball, and an answer of a server that it started."""
+"""Helpers of injection tests: the real tarball, and a call to a server started from it."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ _CODE: Final = "def f():\n    import sys\n    return [sys.prefix, '%d.%d' % sys.
 
 
 def build(python: str, out: Path) -> tuple[Path, list[str]]:
-    """The tarball for that minor version, and the lines that tell of it."""
+    """Build the tarball for that minor version; return it and the lines about it."""
     script = ROOT / "docker" / "build_tarball.py"
     command = [sys.executable, script, "--python", python, "--out", out, "--uv", find_uv_bin()]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
@@ -26,7 +26,7 @@ def build(python: str, out: Path) -> tuple[Path, list[str]]:
 
 
 def command_of(*arguments: Any, **environ: str) -> str:
-    """What `flashpool inject print-command` prints."""
+    """Return the output of `flashpool inject print-command`."""
     return subprocess.run(
         [FLASHPOOL, "inject", "print-command", *arguments],
         env=environ,
@@ -38,7 +38,7 @@ def command_of(*arguments: Any, **environ: str) -> str:
 
 
 def answer(process: "subprocess.Popen[bytes]", log: Callable[[], str]) -> Any:
-    """What a call is told about its Python, once the server is ready."""
+    """Wait until the server is ready; return what a call reports about its Python."""
 
     def url() -> str:
         assert process.poll() is None, log()

@@ -17,7 +17,7 @@ from images.injected import answer, build, command_of, stop
 
 ROOT: Final = Path(__file__).parents[2]
 MINOR: Final = "{}.{}".format(*sys.version_info)
-#: Beside a Python: what inject.sh and bootstrap.sh call.
+#: Programs that inject.sh and bootstrap.sh call, besides a Python.
 TOOLS: Final = (
     *("sh", "sed", "dirname", "mktemp", "mv", "rm", "chmod", "id"),
     *("tar", "gzip", "dd", "cut", "cp", "mkdir", "uname", "find", "sha256sum", "env", "cat", "ldd"),
@@ -54,7 +54,7 @@ def start(folder: Path, path: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_no_python_of_the_right_kind(tmp_path: Path) -> None:
+def test_a_missing_suitable_python_is_an_error(tmp_path: Path) -> None:
     folder = unpacked(tmp_path / "tarball", "3.99")
     ended = start(folder, path_of(tmp_path / "bin", python3=sys.executable))
     assert ended.returncode == 6
@@ -62,7 +62,7 @@ def test_no_python_of_the_right_kind(tmp_path: Path) -> None:
     assert f"{MINOR} cpython {platform.machine()} glibc" in ended.stderr
 
 
-def test_an_interpreter_that_does_not_start_is_told(tmp_path: Path) -> None:
+def test_an_interpreter_that_does_not_start_is_reported(tmp_path: Path) -> None:
     folder = unpacked(tmp_path / "tarball", "3.99")
     path = path_of(tmp_path / "bin")
     broken = tmp_path / "bin" / "python"
@@ -73,7 +73,7 @@ def test_an_interpreter_that_does_not_start_is_told(tmp_path: Path) -> None:
     assert f"{broken}: it does not start" in ended.stderr
 
 
-def test_an_environment_that_cannot_be_made(tmp_path: Path) -> None:
+def test_an_environment_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     folder = unpacked(tmp_path / "tarball")
     (folder / "wheels" / "torn-1-py3-none-any.whl").write_bytes(b"PK half of a wheel")
     ended = start(folder, path_of(tmp_path / "bin", python3=sys.executable))
@@ -83,7 +83,7 @@ def test_an_environment_that_cannot_be_made(tmp_path: Path) -> None:
     assert list(folder.glob(".env*")) == []
 
 
-def test_a_release_that_says_nothing(tmp_path: Path) -> None:
+def test_an_empty_release_file_is_an_error(tmp_path: Path) -> None:
     folder = unpacked(tmp_path / "tarball")
     (folder / "release").write_text("")
     ended = start(folder, path_of(tmp_path / "bin"))
@@ -103,7 +103,7 @@ def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Injected:
-    """A container that was started with the command, on a PATH of its own."""
+    """A container started with the command, with a PATH of its own."""
 
     def __init__(self, tarball: Path, folder: Path) -> None:
         bare = {"python3": str(Path(sys.base_prefix) / "bin" / f"python{MINOR}")}
@@ -140,11 +140,11 @@ def injected(tarball: Path, tmp_path: Path) -> Injected:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_real_server_starts_cold_then_warm(injected: Injected) -> None:
+def test_the_real_server_starts_without_and_with_a_cache(injected: Injected) -> None:
     for said in ("making the environment", "is unpacked in"):
         process = injected.start()
         try:
-            # The user's code runs on the image's own Python, and not in the server's environment.
+            # User code runs on the image's own Python, not in the server's environment.
             assert answer(process, injected.log) == [sys.base_prefix, MINOR]
             assert said in injected.log()
         finally:
@@ -159,12 +159,12 @@ def test_the_real_server_starts_cold_then_warm(injected: Injected) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_server_killed_while_its_environment_is_made_starts_again(injected: Injected) -> None:
+def test_a_server_killed_during_its_installation_starts_again(injected: Injected) -> None:
     process = injected.start()
     until(lambda: list((injected.folder / "home").glob("*/.env.*/env")), 120)
     os.kill(process.pid, 9)
     process.wait()
-    # The Python that the killed shell had started may still write there.
+    # The Python started by the killed shell may still write there.
     process = injected.start()
     try:
         assert answer(process, injected.log) == [sys.base_prefix, MINOR]

@@ -29,7 +29,7 @@ from images.injected import answer, build, command_of, stop
 
 from support import wants
 
-#: Debian 12's Python. What runs these tests is another one's matter: once is enough for all of them.
+#: Debian 12's Python. Running these tests on one Python version is enough.
 MINOR: Final = "3.11"
 pytestmark = [
     pytest.mark.slow,
@@ -74,7 +74,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[str, str]]]:
-    """Two versions of the tarball behind a server: name to address and SHA-256."""
+    """Serve two versions of the tarball; return address and SHA-256 by name."""
     folder = tmp_path_factory.mktemp("web")
     path, _ = build(MINOR, folder)
     path = path.rename(folder / "one.tar.gz")
@@ -111,7 +111,7 @@ def _other_version(path: Path, target: Path) -> None:
 
 
 class Machine:
-    """One container's disk, and what it was started with."""
+    """One container: its disk and its command."""
 
     def __init__(self, base: Path, folder: Path, volume: Path | None = None) -> None:
         self._base = base
@@ -145,7 +145,7 @@ class Machine:
         return self._log.read_text(errors="replace")
 
     def answers(self, tarball: tuple[str, str], **options: Any) -> str:
-        """Start it, have a call, stop it; what it printed."""
+        """Start the container, run a call, stop the container; return its output."""
         process = self.popen(tarball, **options)
         with contextlib.ExitStack() as stack:
             stack.callback(process.wait)
@@ -163,7 +163,7 @@ class Machine:
         return self.disk / "upper" / "opt" / "flashpool-worker"
 
 
-def test_python_only_then_warm_then_upgraded_and_back(base, web, tmp_path):
+def test_an_image_with_only_python_starts_upgrades_and_downgrades(base, web, tmp_path):
     machine = Machine(base, tmp_path / "disk")
     assert "making the environment of version" in machine.answers(web["one"], hidden="curl wget")
     assert "is unpacked in" in machine.answers(web["one"], hidden="curl wget")
@@ -173,8 +173,8 @@ def test_python_only_then_warm_then_upgraded_and_back(base, web, tmp_path):
     assert [path.name for path in machine.home.iterdir() if path.name.startswith(".")] == []
 
 
-def test_curl_only(base, web, tmp_path):
-    """curl brings the tarball; that there is no Python for it is said, and no download repeated."""
+def test_an_image_with_only_curl_reports_the_missing_python(base, web, tmp_path):
+    """curl downloads the tarball once, and the error says that a Python is missing."""
     machine = Machine(base, tmp_path / "disk")
     for said in ("fetching version", "is unpacked in"):
         status, log = machine.fails(web["one"], hidden="python3 python3.11 wget")
@@ -184,13 +184,13 @@ def test_curl_only(base, web, tmp_path):
         assert "no Python in the usual places" in log
 
 
-def test_neither_network_nor_cache(base, web, tmp_path):
+def test_without_network_and_cache_the_start_fails(base, web, tmp_path):
     status, log = Machine(base, tmp_path / "disk").fails(web["one"], network=False)
     assert status == 3
     assert "could not be fetched" in log
 
 
-def test_two_pods_at_once_and_a_third_without_network(base, web, tmp_path):
+def test_pods_share_the_tarball_and_a_third_needs_no_network(base, web, tmp_path):
     volume = tmp_path / "volume"
     volume.mkdir()
     machines = [Machine(base, tmp_path / f"disk{n}", volume) for n in range(2)]
@@ -205,7 +205,7 @@ def test_two_pods_at_once_and_a_third_without_network(base, web, tmp_path):
             stop(process)
     cached = volume / "flashpool-worker"
     assert [path.name for path in cached.iterdir()] == [f"{web['one'][1]}.tar.gz"]
-    # Without a network nobody outside reaches the server: what it prints says that it started.
+    # Without a network the server cannot be reached, so its output shows that it started.
     third = Machine(base, tmp_path / "third", volume)
     process = third.popen(web["one"], network=False)
     until(lambda: "Ready" in third.log() or process.poll() is not None, 240)
@@ -213,9 +213,9 @@ def test_two_pods_at_once_and_a_third_without_network(base, web, tmp_path):
     assert "from the volume" in third.log()
 
 
-def test_killed_half_way(base, web, tmp_path):
+def test_a_start_killed_half_way_is_repeated(base, web, tmp_path):
     machine = Machine(base, tmp_path / "disk")
-    # While it unpacks, and while it makes the environment.
+    # During unpacking, and during the installation of the environment.
     for pattern in (".scratch.*/tree/wheels", "*/.env.*/env"):
         process = machine.popen(web["one"])
         until(lambda pattern=pattern: list(machine.home.glob(pattern)), 240)

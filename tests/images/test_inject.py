@@ -1,4 +1,4 @@
-"""inject.sh by running it: every way to the tarball, with every tool there may be, and every failure.
+"""Runs of inject.sh: all sources of the tarball, all download tools, and all failures.
 
 The tools that an image has are those on a PATH made for the test. The tarball holds a bootstrap.sh that
 says what it was started with, and a file whose name begins with a dot.
@@ -26,7 +26,7 @@ from flashpool.frontends.injection import build_injection_cmd
 from support import wants
 from support.small_disk import filled, small_disk
 
-#: What every image has that has a shell: Debian's essential packages.
+#: Programs that every image with a shell has: Debian's essential packages.
 ESSENTIAL: Final = (
     *(
         "sh",
@@ -51,7 +51,7 @@ echo "started $(cat "$(dirname "$0")/.version") $*"
 
 
 def make_tarball(path: Path, version: str, bootstrap: str | None = BOOTSTRAP) -> str:
-    """A tarball, and its SHA-256."""
+    """Make a tarball; return it and its SHA-256."""
     with tarfile.open(path, "w:gz") as archive:
         for name, text in (("bootstrap.sh", bootstrap), (".version", version)):
             if text is not None:
@@ -108,7 +108,7 @@ class Container:
         return process.returncode, out.strip(), err
 
     def left(self) -> list[str]:
-        """What the scratch folders and unfinished files are called."""
+        """Return the names of scratch folders and unfinished files."""
         there = [*self.home.glob(".*"), *(self.volume or self.folder).rglob("*.part")]
         return [path.name for path in there]
 
@@ -154,7 +154,7 @@ def http_allowed(box: Container) -> Container:
     return box
 
 
-def test_a_file_is_unpacked_and_started_and_then_found_unpacked(box, tarball):
+def test_a_local_file_is_unpacked_once_and_started(box, tarball):
     path, sha = tarball
     for said in ("", "is unpacked in"):
         status, out, err = box.start(f"file://{path}", sha)
@@ -164,14 +164,14 @@ def test_a_file_is_unpacked_and_started_and_then_found_unpacked(box, tarball):
     assert (box.home / sha / ".version").read_text() == "one"
 
 
-def test_a_file_without_a_hash_is_taken_as_it_is(box, tarball):
+def test_a_local_file_needs_no_hash(box, tarball):
     path, sha = tarball
     assert box.start(f"file://{path}")[:2] == (0, "started one an argument")
     assert (box.home / sha).is_dir()
 
 
 @pytest.mark.parametrize("tool", ["curl", "wget", "python3", "python"])
-def test_each_tool_downloads(box, tarball, web, tool):
+def test_each_download_tool_works(box, tarball, web, tool):
     path, sha = tarball
     shutil.copy(path, web.folder)
     box.tools = (tool,)
@@ -180,11 +180,11 @@ def test_each_tool_downloads(box, tarball, web, tool):
     assert web.asked == ["/worker.tar.gz"]
 
 
-def test_the_next_tool_is_tried_where_one_fails(box, tarball, web):
+def test_after_a_failure_the_next_download_tool_is_tried(box, tarball, web):
     path, sha = tarball
     shutil.copy(path, web.folder)
     box.tools = ("curl", "python3")
-    # A curl that knows no proxy of this network, say.
+    # For example a curl without this network's proxy.
     box.variables["CURL_HOME"] = str(box.folder)
     box.folder.mkdir()
     (box.folder / ".curlrc").write_text("proxy = http://127.0.0.1:1\nnoproxy = none\n")
@@ -208,7 +208,7 @@ def test_a_volume_saves_the_next_pod_the_download(box, tarball, web, tmp_path):
 
 
 @pytest.mark.parametrize("spoil", ["other bytes", "directory", "pipe", "link", "huge"])
-def test_what_calls_did_to_the_volume_is_not_used(box, tarball, tmp_path, spoil):
+def test_files_on_the_volume_changed_by_calls_are_not_used(box, tarball, tmp_path, spoil):
     path, sha = tarball
     box.volume = tmp_path / "volume"
     cached = box.volume / "flashpool-worker" / f"{sha}.tar.gz"
@@ -231,7 +231,7 @@ def test_what_calls_did_to_the_volume_is_not_used(box, tarball, tmp_path, spoil)
         assert hashlib.sha256(cached.read_bytes()).hexdigest() == sha
 
 
-def test_a_volume_that_cannot_be_written_is_done_without(box, tarball, tmp_path):
+def test_a_volume_that_cannot_be_written_is_not_needed(box, tarball, tmp_path):
     path, sha = tarball
     box.volume = tmp_path / "volume"
     box.volume.mkdir()
@@ -241,7 +241,7 @@ def test_a_volume_that_cannot_be_written_is_done_without(box, tarball, tmp_path)
     assert "is not writable" in err
 
 
-def test_the_containers_own_copy_comes_before_the_network(box, tarball):
+def test_the_containers_own_copy_is_preferred_to_the_network(box, tarball):
     path, sha = tarball
     box.home.mkdir(parents=True)
     shutil.copy(path, box.home / f"{sha}.tar.gz")
@@ -250,7 +250,7 @@ def test_the_containers_own_copy_comes_before_the_network(box, tarball):
     assert "from this container" in err
 
 
-def test_upgrade_and_downgrade_lie_side_by_side(box, tarball, tmp_path):
+def test_versions_are_unpacked_side_by_side(box, tarball, tmp_path):
     old, old_sha = tarball
     new = tmp_path / "new.tar.gz"
     new_sha = make_tarball(new, "two")
@@ -263,7 +263,7 @@ def test_upgrade_and_downgrade_lie_side_by_side(box, tarball, tmp_path):
     assert there == {f"{old_sha}.tar.gz", f"{new_sha}.tar.gz"}
 
 
-def test_many_at_once_on_one_disk_and_volume(box, tarball, tmp_path):
+def test_many_concurrent_starts_share_one_disk_and_volume(box, tarball, tmp_path):
     path, sha = tarball
     box.volume = tmp_path / "volume"
     box.volume.mkdir()
@@ -277,12 +277,12 @@ def test_many_at_once_on_one_disk_and_volume(box, tarball, tmp_path):
     assert box.left() == []
 
 
-def test_a_start_that_was_killed_leaves_nothing_for_the_next(box, tarball, tmp_path):
+def test_leftovers_of_a_killed_start_are_removed_by_the_next(box, tarball, tmp_path):
     path, sha = tarball
     box.volume = tmp_path / "volume"
     box.volume.mkdir()
     folder = box.path()
-    # An unpacking that takes long, and is killed in the middle of it.
+    # A slow unpacking, killed half-way.
     (folder / "tar").unlink()
     (folder / "tar").write_text('#!/bin/sh\ntouch "$4/.half"; exec sleep 60\n')
     (folder / "tar").chmod(0o755)
@@ -301,7 +301,7 @@ def test_a_start_that_was_killed_leaves_nothing_for_the_next(box, tarball, tmp_p
     assert box.left() == []
 
 
-def test_half_a_folder_is_replaced(box, tarball):
+def test_an_incomplete_folder_is_replaced(box, tarball):
     path, sha = tarball
     (box.home / sha).mkdir(parents=True)
     (box.home / sha / "junk").touch()
@@ -309,7 +309,7 @@ def test_half_a_folder_is_replaced(box, tarball):
     assert not (box.home / sha / "junk").exists()
 
 
-def test_other_bytes_than_asked_for_are_refused(box, tarball, web, tmp_path):
+def test_a_tarball_with_a_wrong_hash_is_refused(box, tarball, web, tmp_path):
     path, _ = tarball
     shutil.copy(path, web.folder)
     box.tools = ("curl",)
@@ -322,7 +322,7 @@ def test_other_bytes_than_asked_for_are_refused(box, tarball, web, tmp_path):
     assert box.left() == []
 
 
-def test_nothing_to_be_had(box, tarball, web):
+def test_a_tarball_that_cannot_be_downloaded_is_an_error(box, tarball, web):
     _, sha = tarball
     status, _, err = box.start("https://127.0.0.1:1/worker.tar.gz", sha)
     assert status == 3
@@ -337,7 +337,7 @@ def test_nothing_to_be_had(box, tarball, web):
     assert box.left() == []
 
 
-def test_no_way_to_verify(box, tarball, monkeypatch):
+def test_a_missing_tool_for_hashes_is_an_error(box, tarball, monkeypatch):
     path, sha = tarball
     folder = box.path()
     (folder / "sha256sum").unlink()
@@ -367,7 +367,7 @@ def test_python_unpacks_where_tar_is_missing(box, tarball):
     assert (status, "no tar with gzip" in err) == (3, True)
 
 
-def test_what_is_no_tarball(box, tmp_path):
+def test_a_file_that_is_not_a_tarball_is_refused(box, tmp_path):
     path = tmp_path / "no.tar.gz"
     path.write_text("no archive")
     status, _, err = box.start(f"file://{path}")
@@ -378,7 +378,7 @@ def test_what_is_no_tarball(box, tmp_path):
     assert box.left() == []
 
 
-def test_no_room(box, tarball):
+def test_a_place_that_cannot_be_written_is_an_error(box, tarball):
     path, sha = tarball
     box.home.parent.mkdir(parents=True)
     box.home.write_text("a file in the way")
@@ -388,12 +388,12 @@ def test_no_room(box, tarball):
 
 @pytest.fixture
 def large(tmp_path: Path) -> tuple[Path, str]:
-    """A tarball of 3 MB, which no compression makes smaller."""
+    """Make a tarball of 3 MB of incompressible data."""
     path = tmp_path / "large.tar.gz"
     return path, make_tarball(path, os.urandom(3 << 20).hex()[: 3 << 20])
 
 
-def test_a_full_disk(box, large, tmp_path):
+def test_a_full_disk_is_an_error(box, large, tmp_path):
     path, sha = large
     with small_disk(tmp_path / "small", 4) as disk, filled(disk, leaving=1 << 20):
         box.home.parent.mkdir(parents=True)
@@ -404,7 +404,7 @@ def test_a_full_disk(box, large, tmp_path):
         assert [name for name in box.left() if name.startswith(".scratch")] == []
 
 
-def test_a_full_volume_is_done_without(box, large, tmp_path):
+def test_a_full_volume_is_not_needed(box, large, tmp_path):
     path, sha = large
     with small_disk(tmp_path / "small", 4) as disk, filled(disk, leaving=1 << 20):
         box.volume = disk

@@ -1,4 +1,4 @@
-"""Files that no test runs name targets, files and versions that there are. `make lint` checks their form."""
+"""Files that no test runs name existing targets, files and versions."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ WORKFLOWS: Final = sorted(ROOT.glob(".github/workflows/*.yml"))
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_workflows_call_what_is_there(path: Path) -> None:
+def test_workflows_use_existing_targets_and_files(path: Path) -> None:
     text = path.read_text("utf-8")
     assert yaml.safe_load(text)["jobs"]
     makefile = (ROOT / "Makefile").read_text("utf-8")
@@ -27,7 +27,7 @@ def test_workflows_call_what_is_there(path: Path) -> None:
         assert (ROOT / script).exists(), script
 
 
-def test_the_dockerfile_copies_what_is_there_and_is_not_ignored() -> None:
+def test_the_dockerfile_copies_existing_files_that_are_not_ignored() -> None:
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text("utf-8")
     kept = (ROOT / "docker" / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
     for line in re.findall(r"^COPY (?!--from)(.*)$", dockerfile, re.MULTILINE):
@@ -36,7 +36,7 @@ def test_the_dockerfile_copies_what_is_there_and_is_not_ignored() -> None:
             assert f"!{source}" in kept, source
 
 
-def test_the_version_of_uv_is_the_makefiles() -> None:
+def test_the_version_of_uv_is_that_of_the_makefile() -> None:
     found = [
         re.search(r"UV_VERSION ?:?= ?([\d.]+)", (ROOT / name).read_text("utf-8"))
         for name in ("Makefile", "docker/Dockerfile")
@@ -46,7 +46,7 @@ def test_the_version_of_uv_is_the_makefiles() -> None:
     assert found[0][1] == found[1][1]
 
 
-def test_images_bring_the_sdk_that_calls_get() -> None:
+def test_images_contain_the_sdk_that_calls_get() -> None:
     from flashpool.frontends.settings.table import Settings
 
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text("utf-8")

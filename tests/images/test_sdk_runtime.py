@@ -11,7 +11,7 @@ from e2e.server import FLASHPOOL
 from images.injected import ROOT, answer, stop
 from uv import find_uv_bin
 
-#: Who is asked for what is not on this machine yet.
+#: Seconds for a build, which may fetch packages that are not on this machine yet.
 _BUILD_S = 300
 
 
@@ -38,7 +38,7 @@ def _uv(*arguments: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_it_starts_flashpool_from_a_fresh_virtualenv(python: Path, tmp_path: Path) -> None:
+def test_the_package_starts_flashpool_from_a_fresh_virtualenv(python: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     environ = {
         "PATH": f"{Path(FLASHPOOL).parent}:/usr/bin:/bin",
@@ -63,7 +63,7 @@ def test_it_starts_flashpool_from_a_fresh_virtualenv(python: Path, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("module", ["bootstrap", "task.runner"])
-def test_without_flashpool_it_says_so(python: Path, module: str) -> None:
+def test_without_flashpool_the_package_reports_the_error(python: Path, module: str) -> None:
     ended = subprocess.run(
         [python, "-m", f"runpod_sdk_runtime.{module}"],
         env={"PATH": "/usr/bin:/bin", "RUNPOD_RUNTIME_KIND": "queue"},
