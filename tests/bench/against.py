@@ -76,7 +76,7 @@ def arguments() -> argparse.Namespace:
 
 
 def setting(text: str) -> tuple[str, str]:
-    """A variable and its value."""
+    """Parse a variable and its value."""
     name, equals, value = text.partition("=")
     if not equals or not name.startswith("FLASHPOOL_"):
         raise argparse.ArgumentTypeError(f"{text!r} is not FLASHPOOL_...=...")
@@ -84,13 +84,13 @@ def setting(text: str) -> tuple[str, str]:
 
 
 def stop(number: int, _frame: object) -> None:
-    """Leave, as a shell would say it."""
+    """Exit with the status that a shell gives for the signal."""
     undisturbed()
     sys.exit(128 + number)
 
 
 def undisturbed() -> None:
-    """For cleaning up: one more Ctrl-C in the middle of it would leave servers and files."""
+    """Ignore Ctrl-C during clean-up: another one would leave servers and files behind."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -168,7 +168,7 @@ def measured(
     given: argparse.Namespace,
     status: Status,
 ) -> Compared | Failed:
-    """A row; what went wrong in its place does not keep the others from theirs."""
+    """Measure a row; an error in one row does not prevent the others."""
     try:
         old, new = against_rows.measure(kind, *sides, given.pairs, status.update)
     except Exception as error:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-#: A call of the new side may cost so much more, whatever the interval says.
+#: How much more a call of the new side may cost, whatever the interval.
 MORE_FAULTS = 3.0
 MORE_CPU_US = 20.0
 
@@ -83,7 +83,7 @@ class Compared:
 
 
 def compared(row: str, kind: Kind, old: Bursts, new: Bursts, target: float) -> Compared:
-    """What a row's bursts come to."""
+    """Evaluate the bursts of a row."""
     shares = profile(row, old, new)
     found = []
     for at, figure in enumerate(kind.figures):
@@ -141,7 +141,7 @@ def verdict(high: float, target: float, whole: Share) -> str:
 
 
 def show(console: Console, rows: list[Compared | Failed]) -> None:
-    """Both tables."""
+    """Print both tables."""
     figures = _table("figure", "old", "new", "ratio", "95 % interval", "target")
     figures.add_column("reached")
     costs = _table("a call of", "part", "faults: old", "new", "more", "CPU µs: old", "new", "more")
@@ -191,7 +191,7 @@ def _table(first: str, *others: str) -> Table:
 
 
 def differing(old: dict[str, str], new: dict[str, str]) -> dict[str, list[str | None]]:
-    """Packages that the sides have in different versions, or one of them only."""
+    """Packages whose versions differ between the sides, or which only one side has."""
     names = sorted({*old, *new})
     return {
         name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name)
@@ -199,7 +199,7 @@ def differing(old: dict[str, str], new: dict[str, str]) -> dict[str, list[str | 
 
 
 def keep(path: Path, head: dict[str, Any], rows: list[Compared | Failed]) -> None:
-    """The JSON file."""
+    """Write the JSON file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     measured = [row for row in rows if isinstance(row, Compared)]
     document = {

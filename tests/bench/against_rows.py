@@ -29,7 +29,7 @@ METHOD = resident_rows.method("against", "inc")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """What a burst tells, and whether more of it is better."""
+    """A figure of a burst, and whether more is better."""
 
     name: str
     unit: str
@@ -45,7 +45,7 @@ def server_pid(side: Side) -> int:
 
 
 def nothing(_side: Side) -> None:
-    """There is nothing to check."""
+    """Check nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class Kind:
 
 @dataclass(slots=True)
 class Bursts:
-    """All of one side: the figures of each, and what they cost together."""
+    """All bursts of one side: the figures of each, and their total cost."""
 
     calls: int = 0
     values: list[tuple[float, ...]] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Bursts:
 
 
 def saturated(what: str, data: bytes) -> Kind:
-    """As many calls as 16 connections get answered."""
+    """Saturate the server with 16 connections."""
 
     def warm_up(side: Side) -> float:
         return http_load.saturate(side.address, data, CONNECTIONS, WARM_UP_S).rate
@@ -132,13 +132,13 @@ def preloaded() -> Kind:
 
 def _alone(side: Side, data: bytes, calls: int) -> tuple[float, float]:
     """Milliseconds of the median call at one connection, and calls a second."""
-    # Calls to warm up would not be told, but cost something.
+    # Warm-up calls would not be counted, but add to the costs.
     load = http_load.one_by_one(side.address, data, calls=calls, warm_up=0)
     return statistics.median(load.latencies) * 1e3, load.rate
 
 
 def mapped() -> Kind:
-    """`Pool.map`, in a process of the side's own Python."""
+    """Run `Pool.map` in a process of the side's own Python."""
 
     def warm_up(side: Side) -> float:
         side.bursts.run(WARM_UP_MAPPED)
@@ -154,7 +154,7 @@ def mapped() -> Kind:
     return Kind(figures=(figure,), warm_up=warm_up, burst=burst, pid=pid)
 
 
-#: In this order: what teaches a server to preload comes last.
+#: In this order: rows that teach a server to preload come last.
 ROWS: dict[str, Kind] = {
     "throughput": saturated("isolated no-op calls", http_load.NOOP),
     "latency": one_by_one(),

@@ -1,4 +1,4 @@
-"""Rows of what goes wrong in a deployed app: how soon its clients hear of that, and how soon it is over."""
+"""Rows of faults in a deployed app: times until clients get an answer, and until recovery."""
 
 import contextlib
 import os
@@ -70,7 +70,7 @@ def _death(server: AppServer, path: Path) -> tuple[float, float]:
 
 
 def overrun(bench: Bench) -> list[Row]:
-    """A route that computes for ever, deaf to SIGTERM, with a grandchild that is deaf as well."""
+    """A route that computes for ever and ignores SIGTERM, as does its grandchild."""
     path = bench.folder / "app-stubborn"
     late: list[float] = []
     gone: list[float] = []

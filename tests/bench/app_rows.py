@@ -22,19 +22,19 @@ _MEGABYTE = b"x" * 1_000_000
 STREAM = _HEAD % (b"GET /stream", b"")
 UPLOAD = _HEAD % (b"POST /upload", b"Content-Length: %d\r\n" % len(_MEGABYTE)) + _MEGABYTE
 PAUSE = _HEAD % (b"GET /pause", b"")
-#: With how many of the reference's they are to reach, and how much longer one may take.
+#: Targets relative to the reference: the least rate, and the longest time of one request.
 REQUESTS = {
     "no-op": (NOOP, 0.8, 1.3),
     "JSON body": (ORDER + _BODY, 0.8, 1.3),
     "a stream of 1 MB": (STREAM, 0.5, None),
     "an upload of 1 MB": (UPLOAD, 0.3, None),
 }
-#: Computes some milliseconds.
+#: A route that computes for some milliseconds.
 COMPUTE = _HEAD % (b"GET /compute", b"")
 
 
 def rates(bench: Bench) -> list[Row]:
-    """Requests a second, and how long one takes, of each kind."""
+    """Requests a second, and the time of one request, for each kind."""
     with both(bench) as (ours, plain):
         ours.wait_preloaded()
         found: list[Row] = []

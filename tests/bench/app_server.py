@@ -28,7 +28,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def get(path: str) -> bytes:
-    """A request of a route."""
+    """Build a GET request for a route."""
     return _GET % path.encode()
 
 
@@ -68,7 +68,7 @@ class AppServer:
             return one.answer.startswith(b"HTTP/1.1 200")
 
     def wait_preloaded(self) -> None:
-        """Until successors of its worker find imported what that one imported."""
+        """Wait until successors of its worker find its imports preloaded."""
         found = _STATS.search(self.log.read_text("utf-8", "replace"))
         assert found is not None
         url = found[1]
@@ -105,7 +105,7 @@ class AppServer:
 
 @contextlib.contextmanager
 def ours(bench: Bench, **variables: str) -> Iterator[AppServer]:
-    """`flashpool serve app`, until its app answers."""
+    """Start `flashpool serve app` and wait until its app answers."""
     first = get("/ping")
     with contextlib.closing(AppServer(bench.folder / "app.log", _OURS, first, **variables)) as one:
         yield one
@@ -113,13 +113,13 @@ def ours(bench: Bench, **variables: str) -> Iterator[AppServer]:
 
 @contextlib.contextmanager
 def plain(bench: Bench) -> Iterator[AppServer]:
-    """The reference."""
+    """Start the reference."""
     with contextlib.closing(AppServer(bench.folder / "uvicorn.log", _PLAIN, NOOP)) as one:
         yield one
 
 
 @contextlib.contextmanager
 def both(bench: Bench, **variables: str) -> Iterator[tuple[AppServer, AppServer]]:
-    """Ours, and the reference."""
+    """Start both servers."""
     with ours(bench, **variables) as one, plain(bench) as other:
         yield one, other

@@ -18,17 +18,17 @@ from flashpool.frontends.apps.artifacts.app_store import AppStore
 from flashpool.frontends.apps.artifacts.tar_reader import ArchiveLimits
 from flashpool.frontends.apps.artifacts.unpacking import unpack
 
-#: Requests after which memory is looked at.
+#: Requests after which memory is measured.
 REQUESTS = 2000
 STREAMS = 16
 STREAM_SIZE = 50_000_000
-#: Bytes that a slow reader takes at once, and seconds between two reads.
+#: Bytes that a slow reader reads at once, and seconds between two reads.
 SIP, PAUSE_S = 65_536, 0.002
 LOAD_S = 2.0
 #: Packages of this interpreter that make an archive as large as one of `flash build`.
 PACKED = ("fastapi", "starlette", "pydantic", "runpod", "aiohttp", "uvicorn", "click", "rich")
 UNPACKING = ArchiveLimits(max_mb=4000, max_files=100_000, max_ratio=1000)
-#: Forks as `floor.py` does, in a process that has imported what the zygote has.
+#: Forks as `floor.py` does, in a process with the zygote's imports.
 _FORKS = (
     "import runpy, sys; import asyncio, fastapi, fastapi.responses, pydantic, uvicorn; "
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
@@ -75,7 +75,7 @@ def server_memory(bench: Bench) -> Row:
 
 
 def _streaming_mb(server: AppServer) -> float:
-    """The most that it holds meanwhile."""
+    """Return the server's peak memory meanwhile."""
     done = threading.Event()
     most = 0.0
 
@@ -116,7 +116,7 @@ def _stream(server: AppServer) -> None:
                     assert received.startswith(b"HTTP/1.1 200"), received[:300]
                 assert received, "an answer was cut"
                 wanted[sock] -= len(received)
-                if wanted[sock] <= 0:  # the head of the answer counts for some of its end
+                if wanted[sock] <= 0:  # the head of the answer counts as well
                     del wanted[sock]
             time.sleep(PAUSE_S)
 
@@ -155,7 +155,7 @@ def isolation(bench: Bench) -> Row:
 
 
 def unpacking(bench: Bench) -> Row:
-    """An archive that becomes an app, beside `tar` with the same one."""
+    """Unpacking an archive into an app, beside `tar` with the same archive."""
     archive = bench.folder / "packed.tar.gz"
     _pack(archive)
     took: dict[str, list[float]] = {"ours": [], "tar": []}
@@ -197,7 +197,7 @@ def _pack(archive: Path) -> None:
 
 
 def start(bench: Bench) -> Row:
-    """From nothing to the first 200."""
+    """The time from the start to the first 200."""
     times: dict[str, list[float]] = {"ours": [], "plain": []}
 
     def ours() -> None:

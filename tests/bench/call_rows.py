@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.context import Bench
 from bench.figures import Row, limited
 
-#: What is allowed. More is to have a reason.
+#: The limits. Raising them needs a reason.
 CALLS = 170
 FILES = 28
 COUNT_S = 60.0
@@ -41,7 +41,7 @@ def count(folder: Path) -> Counted:
 
 
 def counts(bench: Bench) -> list[Row]:
-    """It counts, so once is enough."""
+    """A count does not vary, so once is enough."""
     found = count(bench.folder)
     return [
         limited(

@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 GIT_S = 60.0
-#: Packages may have to be fetched.
+#: Seconds for an installation, which may have to fetch packages.
 INSTALL_S = 900.0
 
 
@@ -58,7 +58,7 @@ class Checkout:
         return {name: str(self.folder / path) for name, path in paths.items()}
 
     def packages(self) -> dict[str, str]:
-        """The versions of what is installed."""
+        """The versions of installed packages."""
         command = [_uv(), "pip", "list", "--format=json", f"--python={self.python}"]
         listed = _output(command, GIT_S, TMPDIR=self.variables()["TMPDIR"])
         found: list[dict[str, Any]] = json.loads(listed)
@@ -79,7 +79,7 @@ def resolved(revision: str) -> str:
 
 
 def of_commit(commit: str, folder: Path) -> Checkout:
-    """A copy of the commit's files."""
+    """Copy the files of the commit."""
     checkout = Checkout(
         name="old", label=_output(_git("log", "-1", "--format=%h %s", commit), GIT_S), folder=folder
     )
@@ -97,7 +97,7 @@ def of_commit(commit: str, folder: Path) -> Checkout:
 
 
 def of_working_tree(folder: Path) -> Checkout:
-    """A copy of its files as they are now, but for those that git ignores."""
+    """Copy the files as they are now, except those that git ignores."""
     at = _output(_git("log", "-1", "--format=%h %s"), GIT_S)
     dirty = _output(_git("status", "--porcelain"), GIT_S)
     label = f"{at}, with uncommitted changes" if dirty else at
@@ -143,7 +143,7 @@ def install(checkout: Checkout, extra: Sequence[str]) -> None:
 
 
 def _interpreter() -> str:
-    """The one that the virtualenv of this process was made with."""
+    """The interpreter that created the virtualenv of this process."""
     return str(getattr(sys, "_base_executable", None) or sys.executable)
 
 

@@ -1,4 +1,4 @@
-"""What rows measure with: rounds, a server that starts when first asked for, the references."""
+"""What rows measure with: rounds, a server that starts on first use, the references."""
 
 import contextlib
 import os
@@ -49,7 +49,7 @@ class Bench:
 
     @property
     def plain(self) -> tuple[str, int]:
-        """Where a FastAPI route that does nothing is served: see `plain_server`."""
+        """The address of a FastAPI route that does nothing: see `plain_server`."""
         if self._plain is None:
             process = subprocess.Popen(
                 [sys.executable, "plain_server.py"],
@@ -57,7 +57,7 @@ class Bench:
                 stdout=subprocess.PIPE,
                 cwd=HERE,
             )
-            # Leaving it closes its input, which ends it.
+            # Leaving the context closes its input, which ends the server.
             self._stack.enter_context(process)
             assert process.stdout is not None
             self._plain = "127.0.0.1", int(process.stdout.readline())
@@ -70,7 +70,7 @@ class Bench:
             yield number
 
     def floor(self, seconds: float) -> Floor:
-        """Fork for so long."""
+        """Measure bare forks for this long."""
         rate, latency_s, cpu_us, faults = self._figures(["-I", "-S", "floor.py", str(seconds)])
         return Floor(rate=rate, latency_s=latency_s, cpu_us=cpu_us, faults=faults)
 
@@ -97,7 +97,7 @@ class Bench:
 
 
 def in_turn(number: int, *measures: Callable[[], None]) -> None:
-    """Do all, beginning with another one each round."""
+    """Run all functions, beginning with another one each round."""
     first = number % len(measures)
     for measure in (*measures[first:], *measures[:first]):
         measure()

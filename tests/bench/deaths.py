@@ -1,4 +1,4 @@
-"""How soon a caller hears that what ran its call was killed."""
+"""The time until a caller learns that its call's process was killed."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def over_http(bench: Bench, what: str, request: bytes, path: Path) -> Row:
 
 
 def row(what: str, to: str, took: list[float]) -> Row:
-    """Of milliseconds each report took."""
+    """Make a row of the milliseconds that each report took."""
     return limited(
         f"the death of {what} is reported, to {to}",
         "ms",

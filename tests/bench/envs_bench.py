@@ -50,7 +50,7 @@ class Row:
 
 
 def plain(folder: Path, cache: Path, requirements: tuple[str, ...], *, compiled: bool) -> float:
-    """What somebody types who has no flashpool."""
+    """Build with plain uv, as a user without flashpool does."""
     uv = str(find_uv(EnvSettings()))
     shutil.rmtree(folder, ignore_errors=True)
     environment = {**os.environ, "UV_CACHE_DIR": str(cache), "UV_NO_PROGRESS": "1"}
@@ -82,7 +82,7 @@ async def ours(settings: EnvSettings, requirements: tuple[str, ...]) -> tuple[fl
 
 
 def bare(root: Path) -> Path:
-    """A base without packages: what the server's own has must not count as built already."""
+    """A base without packages, so that the server's packages do not count as built."""
     python = root / "base" / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / "base"], check=True)
@@ -101,7 +101,7 @@ def settings_of(root: Path, volume: str, local: str, mode: Mode) -> EnvSettings:
 
 
 def forget(volume: Path) -> None:
-    """Everything but uv's cache goes."""
+    """Delete everything except uv's cache."""
     for name in ("envs", "requests", "leases", "archives"):
         shutil.rmtree(volume / "flashpool" / name, ignore_errors=True)
 
@@ -110,7 +110,10 @@ def cold(root: Path, name: str, requirements: tuple[str, ...], rounds: int) -> l
     volume = root / "volume"
     settings = settings_of(root, "volume", "local", "volume")
     cache = volume / "flashpool" / "cache"
-    pinned = (*requirements, *runtime_pins())  # what a worker needs is in both
+    pinned = (
+        *requirements,
+        *runtime_pins(),
+    )  # both builds contain the packages that a worker needs
     asyncio.run(ours(settings, requirements))
     measured: dict[str, list[float]] = {"ours": [], "settled": [], "plain": [], "compiled": []}
     for _ in range(rounds):

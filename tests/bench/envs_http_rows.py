@@ -70,7 +70,7 @@ def _pandas(bench: Bench, one: http_load.Connection) -> Row:
 def _above(
     bench: Bench, one: http_load.Connection, name: str, subject: bytes, reference: bytes, calls: int
 ) -> tuple[list[float], list[float]]:
-    """By round: how much longer the one takes than the other, and how long that takes; ms."""
+    """For each round, the extra milliseconds of one over the other, and those of the other."""
     above: list[float] = []
     references: list[float] = []
     for number in bench.turns(name):

@@ -108,13 +108,13 @@ def limited(
 
 
 def percentile(values: list[float], fraction: float) -> float:
-    """The value that so many are not above."""
+    """Return the value that this share of values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
 
 
 def show(console: Console, rows: list[Row | Failed]) -> None:
-    """The table."""
+    """Print the table."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("figure", ratio=1)
     for heading in ("value", "reference", "ratio", "rounds", "target"):
@@ -141,13 +141,13 @@ def show(console: Console, rows: list[Row | Failed]) -> None:
 
 
 def number(value: float) -> str:
-    """With three digits that mean something."""
+    """Format with three significant digits."""
     size = abs(value)
     return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.3g}"
 
 
 def machine() -> dict[str, str | float]:
-    """What it was measured on."""
+    """Describe the machine."""
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
         if line.startswith("model name"):
@@ -164,7 +164,7 @@ def machine() -> dict[str, str | float]:
 
 
 def keep(path: Path, facts: dict[str, str | float], rounds: int, rows: list[Row | Failed]) -> None:
-    """The JSON file."""
+    """Write the JSON file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -22,13 +22,13 @@ from bench.figures import percentile
 Address = tuple[str, int]
 
 PING = b"GET /ping HTTP/1.1\r\nHost: bench\r\n\r\n"
-#: A call that did not answer by then has failed.
+#: Seconds after which an unanswered call has failed.
 ANSWER_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What came of it. ``cpu_s`` is what the generator itself used."""
+    """The result of a load. ``cpu_s`` is the generator's own CPU time."""
 
     latencies: list[float]
     elapsed_s: float
@@ -92,7 +92,7 @@ class Connection:
         self.sock.sendall(data)
 
     def receive(self) -> bool:
-        """Take what is there; whether the answer is complete."""
+        """Read available bytes; return whether the answer is complete."""
         data = self.sock.recv(65536)
         assert data, "the server closed the connection"
         self.answer = answer = self.answer + data if self.answer else data
@@ -104,14 +104,14 @@ class Connection:
         return len(answer) >= head + 4 + length
 
     def call(self, data: bytes) -> float:
-        """Send, wait for the answer; seconds until it was complete."""
+        """Send a request; return the seconds until the answer was complete."""
         self.send(data)
         while not self.receive():
             pass
         return time.perf_counter() - self.sent_at
 
     def check(self) -> None:
-        """The answer is a call's result."""
+        """Check that the answer is a call's result."""
         assert self.answer.startswith(b"HTTP/1.1 200"), self.answer[:600]
         assert b'"success":true' in self.answer, self.answer[:1500]
 

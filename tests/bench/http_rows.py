@@ -17,7 +17,7 @@ LOAD_S = 2.0
 CONNECTIONS = 16
 PINGS_PER_S = 200
 PING_S = 3.0
-#: Calls after which the server's memory is looked at.
+#: Calls after which the server's memory is measured.
 CALLS = 2000
 SPIN = http_load.request("def spin():\n    while True:\n        pass\n", timeout_s=120)
 PANDAS = http_load.request("def load():\n    import pandas\n    return None\n")
@@ -76,7 +76,7 @@ def latency(bench: Bench) -> Row:
 
 
 def death(bench: Bench) -> Row:
-    """Of a worker in the middle of a call."""
+    """Death of a worker during a call."""
     path = bench.folder / "sleeper"
     code = f"import os, time\n{inspect.getsource(victims.sleep)}"
     request = http_load.request(
@@ -175,7 +175,7 @@ def _all_busy(server: LbServer, slots: int) -> Iterator[None]:
             one.send(SPIN)
         until(lambda: server.stats()["slots"]["busy"] == slots, 10)
         yield
-    # Their clients are gone, and so are they soon.
+    # The clients have disconnected, so the calls end soon.
     until(lambda: server.stats()["slots"]["busy"] == 0, 20)
 
 
@@ -200,7 +200,7 @@ def server_memory(bench: Bench) -> Row:
 
 
 def spare_memory(bench: Bench) -> Row:
-    """Pages that a spare has for itself: what it wrote to since it was forked."""
+    """Private pages of a spare: the pages it wrote to since its fork."""
     server = bench.server
     http_load.saturate(server.address, http_load.NOOP, CONNECTIONS, 0.2)
     zygote = until(lambda: _idle_zygote(server), 10)

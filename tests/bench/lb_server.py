@@ -1,4 +1,4 @@
-"""`flashpool serve lb`, as it is started by its users, for as long as the rows need it."""
+"""`flashpool serve lb`, started as users start it, for as long as the rows need it."""
 
 import contextlib
 import http.client
@@ -71,7 +71,7 @@ class LbServer:
             return found
 
     def close(self) -> None:
-        """SIGTERM, and SIGKILL when that takes too long: its guards clean up behind it."""
+        """Send SIGTERM, and SIGKILL if the exit takes too long: guards clean up afterwards."""
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(STOP_S)
@@ -91,7 +91,7 @@ def serving(folder: Path, program: Path | None = None, **variables: str) -> Iter
 
 
 def until(condition: Callable[[], T], seconds: float, pause: float = 0.01) -> T:
-    """Wait until it holds; its value."""
+    """Wait until the condition holds; return its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"{condition.__name__}: still not so after {seconds:g} s"

@@ -1,4 +1,4 @@
-"""Rows of `Pool`: beside other libraries, and its ends as a caller sees them."""
+"""Rows of `Pool`: beside other libraries, and times of failures as a caller sees them."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from flashpool.pool.errors import Timeout, WorkerCrashed
 LIMIT_S = 0.2
 GRACE_S = 0.5
 OVERSHOOTS = 3
-#: Calls a round, and what ours has to reach.
+#: Calls a round, and the ratio that `Pool` has to reach.
 PEERS = {
     "executor": (100, 10.0, "ProcessPoolExecutor(forkserver, max_tasks_per_child=1)"),
     "multiprocessing": (600, 2.5, "multiprocessing.Pool(maxtasksperchild=1)"),
@@ -76,7 +76,7 @@ def death(bench: Bench) -> Row:
 
 
 def overshoot(bench: Bench) -> Row:
-    """How long after its limit and grace a call that hears no signal is gone, and reported."""
+    """How long after limit and grace a call that ignores signals is gone and reported."""
     over: list[float] = []
     reported: list[float] = []
     with Pool(2, show_output=False, grace_s=GRACE_S) as pool:

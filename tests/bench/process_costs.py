@@ -76,7 +76,7 @@ def settled(root: int) -> Costs:
 
 
 def _alive(tree: list[tuple[int, _Process]]) -> tuple[set[int], float]:
-    """Who is there, and the faults of those who were: a pid may be used again."""
+    """Living processes, and faults of earlier ones: a pid may be reused."""
     return {process.pid for _, process in tree}, sum(
         process.waited_for.faults for _, process in tree
     )
@@ -120,7 +120,7 @@ def _processes() -> list[_Process]:
             try:
                 text = Path("/proc", name, "stat").read_text("utf-8", "replace")
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it has left since
+                continue  # the process has exited since
             found.append(_parsed(int(name), text))
     return found
 

@@ -37,7 +37,7 @@ def median(values):
 
 
 class Profiled(zygote.Zygote):  # type: ignore[misc]
-    """Its first turn measures, and is its last."""
+    """A zygote that measures in its first turn, then ends."""
 
     def __init__(self, near, far, order):
         self.near = near
@@ -49,7 +49,7 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
         worker = self.worker
         pickled = self.order["pickled"]
         if not pickled:
-            # As after a few calls of it.
+            # As after a few calls of this source.
             request = json.loads(a2b_base64(self.order["body"]))
             self.compile_ahead(request["function_name"], json.dumps(request["function_code"]))
         decoder = worker.payload if pickled else worker.flash

@@ -29,7 +29,7 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 class Queue:
-    """The platform, as far as one job after another needs it; it has no thread."""
+    """The parts of the platform that sequential jobs need, without a thread."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -44,7 +44,7 @@ class Queue:
         self._reports: list[bytes] = []
 
     def run(self, count: int) -> list[float]:
-        """So many jobs, one after the other; seconds of each."""
+        """Run this many jobs in sequence; return the seconds of each."""
         return [self._job() for _ in range(count)]
 
     def _job(self) -> float:
@@ -92,7 +92,7 @@ class Queue:
         elif b"/job-done/" in head:
             self._reports.append(body)
             one.send(_OK)
-        # What asks for stop requests waits for ever.
+        # Polls for stop requests wait for ever.
 
     def _drop(self, one: socket.socket) -> None:
         self._poll.unregister(one)
@@ -109,7 +109,7 @@ class Queue:
 
 
 def overhead(bench: Bench) -> Row:
-    """What a job takes longer than the call beside it, in the median of each round."""
+    """How much longer a job takes than a call beside it, by each round's median."""
     above: list[float] = []
     jobs: list[float] = []
     calls: list[float] = []
@@ -149,7 +149,7 @@ def overhead(bench: Bench) -> Row:
 
 
 def _pair(queue: Queue, one: http_load.Connection, *, first: int) -> tuple[float, float]:
-    """One job and one call, taking turns at who is first."""
+    """Run one job and one call; the order alternates."""
     if first:
         call = one.call(http_load.NOOP)
         return queue.run(1)[0], call

@@ -68,7 +68,7 @@ def calls(bench: Bench) -> list[Row]:
 
 
 def death(bench: Bench) -> Row:
-    """Of an instance's process in the middle of a call."""
+    """Death of an instance's process during a call."""
     path = bench.folder / "resident"
     request = method("mortal", "sleep", str(path), serialization_format="json")
     return deaths.over_http(bench, "an instance's process", request, path)

@@ -33,7 +33,7 @@ from bench.context import Bench  # noqa: E402
 from bench.figures import Failed, Row, keep, machine, show  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-#: In this order: what loads the server comes before its memory is looked at.
+#: In this order: rows that load the server come before rows that measure its memory.
 ROWS: dict[str, Callable[[Bench], Row | list[Row]]] = {
     "throughput": http_rows.throughput,
     "latency": http_rows.latency,
@@ -131,7 +131,7 @@ def main() -> int:
 def measured(
     name: str, measure: Callable[[Bench], Row | list[Row]], bench: Bench
 ) -> Iterator[Row | Failed]:
-    """A row's figures; what went wrong in their place does not keep the others from theirs."""
+    """Measure a row; an error in one row does not prevent the others."""
     try:
         rows = measure(bench)
     except Exception as error:

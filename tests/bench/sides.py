@@ -1,4 +1,4 @@
-"""One of two checkouts, running: its server, and its pool once somebody asks for it.
+"""One of two running checkouts: its server, and its pool from the first use on.
 
 Both sides are up all the time and only one of them is loaded. A side is driven from outside,
 over HTTP and through `Pool`: what its own tests and tools look like does not matter.
@@ -16,7 +16,7 @@ from bench.checkouts import Checkout, Unusable
 from bench.lb_server import STOP_S, serving
 
 SCRIPT = Path(__file__).with_name("pool_bursts.py")
-#: A pool that has not made its calls by then hangs.
+#: Seconds after which a pool that has not finished its calls counts as hung.
 BURST_S = 60.0
 
 
@@ -45,7 +45,7 @@ class Bursts:
         assert self._answer() == b"ready\n"
 
     def run(self, count: int) -> float:
-        """Make so many calls; the seconds they took."""
+        """Make this many calls; return the seconds they took."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"%d\n" % count)
         return float(self._answer())
@@ -59,7 +59,7 @@ class Bursts:
         return line
 
     def close(self) -> None:
-        """Its input ends, and so does it; SIGKILL when that takes too long."""
+        """Close its input so that the process exits; send SIGKILL if that takes too long."""
         with self.process as process:
             assert process.stdin is not None
             process.stdin.close()
@@ -105,7 +105,7 @@ class Side:
         return self.server.address
 
     def last_words(self) -> str:
-        """Of a server that has left; empty while it is there."""
+        """The last output of a server that has exited; empty while the server runs."""
         status = self.server.process.poll()
         if status is None:
             return ""

@@ -1,4 +1,4 @@
-"""Functions that calls run. It imports little: a worker that runs one imports this."""
+"""Functions that calls run. Imports are few, because each worker imports this module."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def stubborn(path: str) -> None:
 
 
 def sleep(path: str) -> None:
-    """Say who sleeps, then sleep."""
+    """Write the pid, then sleep."""
     with open(path + ".new", "w", encoding="ascii") as file:
         file.write(str(os.getpid()))
     os.rename(path + ".new", path)

@@ -1,4 +1,4 @@
-"""What watching costs: calls a second with everything on that shows operators what happens."""
+"""The cost of observability: calls a second with every such feature turned on."""
 
 import contextlib
 import http.client
@@ -13,13 +13,13 @@ from bench.lb_server import LbServer, serving
 
 CONNECTIONS = 16
 LOAD_S = 2.0
-#: As often as the page and a Prometheus ask; the latter comes more seldom by default.
+#: Intervals of the page and of a Prometheus; the default interval of the latter is longer.
 ASK_S = 1.0
 TOKEN = "the-operator-s"
 
 
 class _Collector(http.server.BaseHTTPRequestHandler):
-    """Takes traces, and does nothing with them."""
+    """Accepts traces and discards them."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
@@ -27,7 +27,7 @@ class _Collector(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def _collecting() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _watching(server: LbServer) -> Iterator[None]:
-    """While this lasts, figures are asked for as by operators."""
+    """Request figures as operators do, until the block ends."""
     over = threading.Event()
 
     def ask() -> None:
