@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import sysconfig
 import venv
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +35,8 @@ main(prog_name="flashpool")
 def install(wheels: Path, environment: Path) -> None:
     """Create the environment."""
     venv.EnvBuilder(symlinks=True).create(environment)
-    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(environment)}))
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site = environment / "lib" / version / "site-packages"
     # Unpack the largest first, so that no thread begins with it when the others have finished.
     paths = sorted(wheels.glob("*.whl"), key=lambda path: path.stat().st_size, reverse=True)
     with ThreadPoolExecutor(_THREADS) as threads:

@@ -109,10 +109,12 @@ def test_a_killed_command_that_hangs_on_its_volume_is_not_waited_for(
         running.cancel()
         await asyncio.wait({running}, timeout=0.2)
         assert not watch.hangs
+        # Python 3.10 waits for the guard alone, later versions for its pipes too.
+        waits_for_the_volume = not running.done()
         watch.limit_s = 0.1
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert watch.hangs
+        assert watch.hangs == waits_for_the_volume
 
     try:
         asyncio.run(main())
