@@ -73,6 +73,7 @@ def test_a_call_that_waits_too_long_fires_and_resolves(tmp_path: Path) -> None:
         assert prometheus.fires("FlashpoolDown") == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_quarantined_gpu_fires_and_resolves(scripted: ScriptedNvml, tmp_path: Path) -> None:
     name = "FlashpoolGpuQuarantined"

@@ -512,6 +512,7 @@ def test_a_pinned_package_of_the_artifact_decides_about_the_rest(
         assert file.startswith(os.path.realpath(world.link))
 
 
+@pytest.mark.slow
 def test_a_reload_can_be_requested_on_the_admin_listener(
     world: EndpointWorld, shop_artifact: Path, tmp_path: Path
 ) -> None:
@@ -544,6 +545,7 @@ def test_a_reload_can_be_requested_on_the_admin_listener(
         assert "with the token" in line
 
 
+@pytest.mark.slow
 def test_a_refused_artifact_is_retried_when_it_has_changed(
     world: EndpointWorld, shop_artifact: Path, tmp_path: Path
 ) -> None:

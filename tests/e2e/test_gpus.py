@@ -97,6 +97,7 @@ def test_eight_calls_at_once_have_eight_different_devices(
         assert [one["uuid"] for one in stats["devices"]] == uuids
 
 
+@pytest.mark.slow
 def test_operators_see_the_health_of_each_device(pod: Serve, scripted: ScriptedNvml) -> None:
     uuid, other = scripted.gpus(2)
     scripted.gpu(0, health="utilization 93, temperature 71, ecc.0 6, ecc.1 1")
@@ -130,6 +131,7 @@ def test_operators_see_the_health_of_each_device(pod: Serve, scripted: ScriptedN
         assert call.result()["error_type"] == "WorkerCrashed"
 
 
+@pytest.mark.slow
 def test_the_gpu_of_a_call_that_cannot_be_killed_stays_taken(
     pod: Serve,
     scripted: ScriptedNvml,

@@ -38,6 +38,7 @@ def test_many_calls_that_each_want_a_new_instance_run_in_order(live: Live) -> No
     assert (outcome.instance.generation, outcome.instance.same_arguments) == (10, True)
 
 
+@pytest.mark.slow
 def test_calls_of_eight_instances_work_with_a_limit_of_four(make_live: Make) -> None:
     """State is lost only with its generation, and the instance called longest ago is evicted."""
     live = make_live(instances=4, slots=4).ready()
