@@ -3,7 +3,7 @@
     current      the store in which environments are looked for and built; if the volume could not
                  be used, it is checked again from time to time
     reopen       after a failure: check settings and mounts again; the volume may be gone, or back.
-                 A known store is used again, not opened anew
+                 A known store is reused
     beside       local disk, for what does not fit on the volume
 
 A store stays open until the end, because there may be leases on its environments: its table counts

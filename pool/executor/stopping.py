@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Protocol
 #: Values of `Pool(on_error=...)`.
 FINISH: Final = "finish"
 TERMINATE: Final = "terminate"
-#: Seconds after which the user is told what the pool waits for. Most calls exit sooner.
+#: Seconds after which stderr says what the pool waits for. Most calls exit sooner.
 PATIENCE_S: Final = 1.0
 
 
